@@ -1,0 +1,188 @@
+//! Long-term keys of parties and services, and the key two of them share.
+
+use core::fmt;
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use hkdf::Hkdf;
+use rand_core::CryptoRng;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
+
+/// Key-encapsulation suite 1: X25519. A hybrid post-quantum one gets the next number.
+pub const KEM_X25519: u8 = 1;
+
+/// An Ed25519 verification key, as on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VerifyKey(pub [u8; 32]);
+
+/// An X25519 public key, as on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ExchangeKey(pub [u8; 32]);
+
+impl fmt::Debug for VerifyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for ExchangeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl VerifyKey {
+    /// Whether `signature` is this key's over `domain` and `message`.
+    ///
+    /// # Security
+    /// `verify_strict`: small-order keys and malleable signatures are refused.
+    #[must_use]
+    pub fn verify(&self, domain: &str, message: &[u8], signature: &[u8; 64]) -> bool {
+        let Ok(key) = VerifyingKey::from_bytes(&self.0) else {
+            return false;
+        };
+        key.verify_strict(&digest(domain, message), &Signature::from_bytes(signature)).is_ok()
+    }
+}
+
+fn digest(domain: &str, message: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update((domain.len() as u64).to_le_bytes());
+    hash.update(domain.as_bytes());
+    hash.update(message);
+    hash.finalize().into()
+}
+
+/// A signing key and an exchange key of one epoch of one party or service.
+///
+/// # Security
+/// Both secrets are zeroized on drop by their libraries; `Debug` shows public keys only.
+pub struct Identity {
+    signing: SigningKey,
+    exchange: StaticSecret,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("verify", &self.verify_key()).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Fresh keys.
+    pub fn generate<R: CryptoRng + ?Sized>(rng: &mut R) -> Self {
+        let mut seed = Zeroizing::new([0u8; 64]);
+        rng.fill_bytes(seed.as_mut());
+        Self::from_bytes(&seed)
+    }
+
+    /// Keys from their 64 secret bytes: Ed25519 seed, X25519 scalar.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 64]) -> Self {
+        let mut signing = Zeroizing::new([0u8; 32]);
+        let mut exchange = Zeroizing::new([0u8; 32]);
+        let (a, b) = bytes.split_at(32);
+        signing.copy_from_slice(a);
+        exchange.copy_from_slice(b);
+        Self {
+            signing: SigningKey::from_bytes(&signing),
+            exchange: StaticSecret::from(*exchange),
+        }
+    }
+
+    /// The 64 secret bytes, to be stored where only their owner reads.
+    #[must_use]
+    pub fn to_bytes(&self) -> Secret<[u8; 64]> {
+        let mut out = Secret::new([0u8; 64]);
+        let (a, b) = out.expose_mut().split_at_mut(32);
+        a.copy_from_slice(self.signing.as_bytes());
+        b.copy_from_slice(self.exchange.as_bytes());
+        out
+    }
+
+    /// The public verification key.
+    #[must_use]
+    pub fn verify_key(&self) -> VerifyKey {
+        VerifyKey(self.signing.verifying_key().to_bytes())
+    }
+
+    /// The public exchange key.
+    #[must_use]
+    pub fn exchange_key(&self) -> ExchangeKey {
+        ExchangeKey(PublicKey::from(&self.exchange).to_bytes())
+    }
+
+    /// Signs `message` under a domain; deterministic (RFC 8032).
+    #[must_use]
+    pub fn sign(&self, domain: &str, message: &[u8]) -> [u8; 64] {
+        self.signing.sign(&digest(domain, message)).to_bytes()
+    }
+
+    /// Derives the key shared with `peer`.
+    ///
+    /// # Errors
+    /// [`ZeroSharedSecret`] when the peer's key is of small order.
+    pub fn shared_key(
+        &self,
+        peer: &ExchangeKey,
+        binding: &KeyBinding<'_>,
+    ) -> Result<SharedKey, ZeroSharedSecret> {
+        let secret = self.exchange.diffie_hellman(&PublicKey::from(peer.0));
+        if !secret.was_contributory() {
+            return Err(ZeroSharedSecret);
+        }
+        let mut info = Vec::with_capacity(256);
+        info.extend_from_slice(b"quorate/shared-key/1");
+        info.push(KEM_X25519);
+        for part in [binding.tenant, binding.authority, binding.party] {
+            info.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            info.extend_from_slice(part.as_bytes());
+        }
+        info.extend_from_slice(&binding.authority_key.0);
+        info.extend_from_slice(&binding.party_key.0);
+        info.extend_from_slice(&binding.epoch.to_le_bytes());
+        let mut key = Secret::new([0u8; 32]);
+        Hkdf::<Sha256>::new(None, secret.as_bytes())
+            .expand(&info, key.expose_mut())
+            .unwrap_or_else(|_| unreachable!("32 bytes is a legal HKDF length"));
+        Ok(SharedKey(key))
+    }
+}
+
+/// What a shared key is bound to besides the Diffie-Hellman secret.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyBinding<'a> {
+    /// Tenant of the deployment.
+    pub tenant: &'a str,
+    /// Authority id.
+    pub authority: &'a str,
+    /// Party id.
+    pub party: &'a str,
+    /// Authority's exchange key.
+    pub authority_key: ExchangeKey,
+    /// Party's exchange key.
+    pub party_key: ExchangeKey,
+    /// The party's key epoch.
+    pub epoch: u32,
+}
+
+/// A 32-byte key that two peers share; never leaves the process.
+#[derive(Debug)]
+pub struct SharedKey(pub(crate) Secret<[u8; 32]>);
+
+impl SharedKey {
+    /// A key from its bytes, for tests and benches.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Secret::new(bytes))
+    }
+}
+
+/// The peer's exchange key is of small order: no secret came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the peer's exchange key yields a zero shared secret")]
+pub struct ZeroSharedSecret;

@@ -1,0 +1,16 @@
+//! The cryptography of Quorate: pure functions and types, no input or output, no clock.
+//!
+//! A *sum scheme* lets `n` parties each hide a vector of `d` ring words so that only the sum over an
+//! agreed set of parties can be opened. [`sum`] holds the trait every scheme implements,
+//! [`schemes`] the registry.
+
+pub mod fe;
+pub mod fixed;
+pub mod keys;
+pub mod merkle;
+pub mod schemes;
+pub mod secret;
+pub mod sum;
+
+#[cfg(feature = "testkit")]
+pub mod conformance;

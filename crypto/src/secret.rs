@@ -1,0 +1,57 @@
+//! A wrapper for secret values: zeroized on drop, opaque in `Debug`, compared in constant time.
+
+use core::fmt;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
+
+/// A secret that leaves memory when dropped and never shows its value.
+///
+/// There is no `Clone`, no `Serialize` and no `PartialEq`:
+///
+/// ```compile_fail
+/// let a = quorate_crypto::secret::Secret::new([0u8; 32]);
+/// let _ = a.clone();
+/// ```
+/// ```compile_fail
+/// let a = quorate_crypto::secret::Secret::new([0u8; 32]);
+/// let _ = a == a;
+/// ```
+pub struct Secret<T: Zeroize>(T);
+
+impl<T: Zeroize> Secret<T> {
+    /// Wraps a value.
+    pub const fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value, for the shortest possible use.
+    pub const fn expose(&self) -> &T {
+        &self.0
+    }
+
+    /// The value, to be filled in place (so that growth leaves no copies).
+    pub const fn expose_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl<T: Zeroize + AsRef<[u8]>> Secret<T> {
+    /// Compares in constant time (lengths are public).
+    #[must_use]
+    pub fn ct_eq(&self, other: &Self) -> bool {
+        self.0.as_ref().ct_eq(other.0.as_ref()).into()
+    }
+}
+
+impl<T: Zeroize> Drop for Secret<T> {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl<T: Zeroize> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
