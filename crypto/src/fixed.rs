@@ -55,3 +55,11 @@ pub fn to_ring(values: &[i64], ring: Ring, out: &mut Vec<u8>) {
         }
     }
 }
+
+/// num / den to the nearest integer, ties to even; `den` > 0.
+#[must_use]
+pub const fn round_half_even_div(num: i128, den: i128) -> i128 {
+    let floor = num.div_euclid(den);
+    let twice = 2 * num.rem_euclid(den);
+    if twice > den || (twice == den && floor % 2 != 0) { floor + 1 } else { floor }
+}
