@@ -3,7 +3,7 @@
 use crate::sum::SumScheme;
 
 /// Every scheme this build knows, laboratory ones only with their feature.
-static SCHEMES: &[&dyn SumScheme] = &[&crate::fe::pad::Pad];
+static SCHEMES: &[&dyn SumScheme] = &[&crate::fe::pad::Pad, &crate::fe::ddh::DdhMcfe];
 
 /// All registered schemes.
 #[must_use]

@@ -10,6 +10,8 @@ use zeroize::Zeroize;
 use crate::secret::Secret;
 use crate::sum::{KeyedNonce, Role, SchemeError, Step, SumContext, SumShape};
 
+pub mod ddh;
+pub mod dlog;
 pub mod keystream;
 pub mod pad;
 
