@@ -13,7 +13,12 @@ use crate::sum::{KeyedNonce, Role, SchemeError, Step, SumContext, SumShape};
 pub mod ddh;
 pub mod dlog;
 pub mod keystream;
+#[cfg(any(test, feature = "lab-mife-ref"))]
+pub mod mife;
 pub mod pad;
+
+#[cfg(test)]
+mod attacks;
 
 /// Most authorities of one sum.
 pub const MAX_AUTHORITIES: u32 = 4;
