@@ -19,6 +19,8 @@ pub mod pad;
 
 #[cfg(test)]
 mod attacks;
+#[cfg(test)]
+mod vectors;
 
 /// Most authorities of one sum.
 pub const MAX_AUTHORITIES: u32 = 4;
