@@ -45,7 +45,8 @@ impl VerifyKey {
         let Ok(key) = VerifyingKey::from_bytes(&self.0) else {
             return false;
         };
-        key.verify_strict(&digest(domain, message), &Signature::from_bytes(signature)).is_ok()
+        key.verify_strict(&digest(domain, message), &Signature::from_bytes(signature))
+            .is_ok()
     }
 }
 
@@ -68,7 +69,9 @@ pub struct Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("verify", &self.verify_key()).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("verify", &self.verify_key())
+            .finish_non_exhaustive()
     }
 }
 

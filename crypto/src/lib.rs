@@ -4,6 +4,9 @@
 //! agreed set of parties can be opened. [`sum`] holds the trait every scheme implements,
 //! [`schemes`] the registry.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+
 pub mod fe;
 pub mod fixed;
 pub mod keys;
@@ -12,5 +15,5 @@ pub mod schemes;
 pub mod secret;
 pub mod sum;
 
-#[cfg(feature = "testkit")]
+#[cfg(any(test, feature = "testkit"))]
 pub mod conformance;

@@ -3,7 +3,7 @@
 use crate::sum::SumScheme;
 
 /// Every scheme this build knows, laboratory ones only with their feature.
-static SCHEMES: &[&dyn SumScheme] = &[];
+static SCHEMES: &[&dyn SumScheme] = &[&crate::fe::pad::Pad, &crate::fe::ddh::DdhMcfe];
 
 /// All registered schemes.
 #[must_use]
@@ -20,5 +20,8 @@ pub fn by_id(id: u16) -> Option<&'static dyn SumScheme> {
 /// The scheme with this name.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static dyn SumScheme> {
-    all().iter().copied().find(|scheme| scheme.info().name == name)
+    all()
+        .iter()
+        .copied()
+        .find(|scheme| scheme.info().name == name)
 }

@@ -75,6 +75,17 @@ pub enum PadSuite {
     ChaCha20,
 }
 
+impl PadSuite {
+    /// The suite's number, as in manifests and key derivations.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Aes256Ctr => 1,
+            Self::ChaCha20 => 2,
+        }
+    }
+}
+
 /// The public shape of one sum: at most `parties` contributors x `dim` ring words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SumShape {
@@ -223,7 +234,8 @@ pub trait Contributor {
     ///
     /// # Errors
     /// [`SchemeError::Length`] when a buffer does not fit `range`.
-    fn write(&mut self, range: Range<u64>, plain: &[u8], out: &mut [u8]) -> Result<(), SchemeError>;
+    fn write(&mut self, range: Range<u64>, plain: &[u8], out: &mut [u8])
+    -> Result<(), SchemeError>;
 
     /// The secret state to persist for this contributor's next step.
     fn into_state(self: Box<Self>) -> Secret<Vec<u8>> {
@@ -246,6 +258,7 @@ pub trait Opener {
     /// Writes the opened little-endian ring words of the current range.
     ///
     /// # Errors
+    /// [`SchemeError::Messages`] unless every member's and every key holder's bytes were absorbed;
     /// [`SchemeError::OutOfRange`] when a coordinate is not a possible sum: never a value.
     fn finish(&mut self, out: &mut [u8]) -> Result<(), SchemeError>;
 }
@@ -311,6 +324,26 @@ pub enum SchemeError {
     /// A coordinate that no legal sum could have.
     #[error("coordinate {0} is out of range")]
     OutOfRange(u64),
+    /// Coordinates outside the sum's dimension.
+    #[error("coordinates {start}..{end} are not within 0..{dim}")]
+    Range {
+        /// First coordinate asked for.
+        start: u64,
+        /// One past the last.
+        end: u64,
+        /// d.
+        dim: u64,
+    },
+    /// A sum was to be opened with a message missing or one too many.
+    #[error("step {step} needs {expected} messages, got {got}")]
+    Messages {
+        /// The step.
+        step: usize,
+        /// Messages expected.
+        expected: u32,
+        /// Messages received.
+        got: u32,
+    },
     /// This role does not act in this step.
     #[error("no such contribution in this step")]
     WrongStep,
