@@ -1,1 +1,3 @@
-//! Placeholder
+//! The client side of Quorate: durable store, bulk transfer, and what parties build on.
+
+pub mod store;
