@@ -3,50 +3,59 @@
 use anyhow::{Result, bail};
 
 /// The package whose binary is served.
-pub(crate) const SERVED: &str = "quorate-server";
+const SERVED: &str = "quorate-server";
 
 /// Features that no served binary may have.
 const FORBIDDEN: [&str; 3] = ["lab-mife-ref", "testkit", "mutants"];
 
-/// Every forbidden feature in the output of
-/// `cargo tree --package quorate-server --edges normal,build,features --prefix none`.
+/// The arguments with which cargo prints, a line per package, its name and resolved features.
+/// (`--edges features` would hide what a feature of the root package itself switches on.)
+pub(crate) const TREE: [&str; 11] = [
+    "tree",
+    "--locked",
+    "--offline",
+    "--package",
+    SERVED,
+    "--edges",
+    "normal,build",
+    "--prefix",
+    "none",
+    "--format",
+    "{p}|{f}",
+];
+
+/// Every forbidden feature in the output of cargo with [`TREE`].
 ///
 /// # Errors
-/// When the text is no feature tree of the served package: a check that finds nothing to check must
-/// not pass.
+/// When the text is no such tree: a check that finds nothing to check must not pass.
 pub(crate) fn check(tree: &str) -> Result<Vec<String>> {
-    let root = format!("{SERVED} v");
-    if !tree.lines().next().is_some_and(|first| first.starts_with(&root)) {
+    if !tree.starts_with(&format!("{SERVED} v")) {
         bail!("not a tree of {SERVED}");
     }
-    if !tree.contains(" feature \"") {
-        bail!("the tree shows no features");
+    let mut findings = Vec::new();
+    for line in tree.lines().filter(|line| !line.is_empty()) {
+        let Some((package, features)) = line.split_once('|') else {
+            bail!("a line without features: {line}");
+        };
+        // A package seen before carries the mark " (*)" after its features.
+        let features = features.strip_suffix(" (*)").unwrap_or(features);
+        let name = package.split(' ').next().unwrap_or(package);
+        for feature in features.split(',').filter(|feature| FORBIDDEN.contains(feature)) {
+            findings.push(format!("{SERVED} would be built with {name}/{feature}"));
+        }
     }
-    let mut findings: Vec<String> = tree
-        .lines()
-        .filter_map(feature)
-        .filter(|(_, feature)| FORBIDDEN.contains(feature))
-        .map(|(package, feature)| format!("{SERVED} would be built with {package}/{feature}"))
-        .collect();
     findings.sort_unstable();
     findings.dedup();
     Ok(findings)
-}
-
-/// Package and feature of a line such as `quorate-crypto feature "default"`.
-fn feature(line: &str) -> Option<(&str, &str)> {
-    let (package, rest) = line.split_once(" feature \"")?;
-    Some((package, rest.split_once('"')?.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SOUND: &str = "quorate-server v0.1.0 (/quorate/server)\n\
-        quorate-client feature \"default\"\n\
-        quorate-client v0.1.0 (/quorate/client-sdk)\n\
-        serde feature \"derive\" (*)\n";
+    const SOUND: &str = "quorate-server v0.1.0 (/quorate/server)|default\n\
+        quorate-client v0.1.0 (/quorate/client-sdk)|\n\
+        serde v1.0.0|default,derive,std (*)\n";
 
     #[test]
     fn a_plain_build_passes() {
@@ -56,19 +65,21 @@ mod tests {
     #[test]
     fn each_forbidden_feature_is_found_once() {
         for name in FORBIDDEN {
-            let line = format!("quorate-crypto feature \"{name}\"");
-            let tree = format!("{SOUND}{line}\n{line} (*)\n");
-            assert_eq!(
-                check(&tree).unwrap(),
-                [format!("quorate-server would be built with quorate-crypto/{name}")]
-            );
+            for features in [name.to_owned(), format!("default,{name}"), format!("{name},std")] {
+                let line = format!("quorate-crypto v0.1.0 (/quorate/crypto)|{features}");
+                let tree = format!("{SOUND}{line}\n{line} (*)\n");
+                assert_eq!(
+                    check(&tree).unwrap(),
+                    [format!("quorate-server would be built with quorate-crypto/{name}")]
+                );
+            }
         }
     }
 
     #[test]
     fn a_tree_of_something_else_is_an_error() {
         assert!(check("").is_err());
-        assert!(check("quorate-crypto v0.1.0\nserde feature \"derive\"\n").is_err());
-        assert!(check("quorate-server v0.1.0\nserde v1.0.0\n").is_err());
+        assert!(check("quorate-crypto v0.1.0|\n").is_err());
+        assert!(check("quorate-server v0.1.0\n").is_err());
     }
 }

@@ -7,44 +7,27 @@
 mod lab;
 mod layers;
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (task, findings) = match (arguments.next().as_deref(), arguments.next()) {
-        (Some("layers"), None) => {
-            let text = cargo(&["metadata", "--format-version", "1", "--offline", "--locked"])?;
-            let metadata = serde_json::from_str(&text).context("reading cargo metadata")?;
-            ("layers", layers::check(&metadata)?)
-        }
-        (Some("lab"), None) => {
-            let tree = cargo(&[
-                "tree",
-                "--locked",
-                "--offline",
-                "--package",
-                lab::SERVED,
-                "--edges",
-                "normal,build,features",
-                "--prefix",
-                "none",
-            ])?;
-            ("lab", lab::check(&tree)?)
-        }
-        _ => bail!("usage: cargo xtask layers | lab"),
+    let findings = match (arguments.next().as_deref(), arguments.next()) {
+        (Some("layers"), None) => layers(),
+        (Some("lab"), None) => cargo(&lab::TREE).and_then(|tree| lab::check(&tree)),
+        _ => Ok(vec!["usage: cargo xtask layers | lab".to_owned()]),
     };
+    let findings = findings.unwrap_or_else(|error| vec![format!("{error:#}")]);
     for finding in &findings {
-        eprintln!("xtask {task}: {finding}");
+        eprintln!("xtask: {finding}");
     }
-    match findings.len() {
-        0 => {
-            println!("xtask {task}: ok");
-            Ok(())
-        }
-        count => bail!("{count} violation(s)"),
-    }
+    if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn layers() -> Result<Vec<String>> {
+    let text = cargo(&["metadata", "--format-version", "1", "--offline", "--locked"])?;
+    layers::check(&serde_json::from_str(&text).context("reading cargo metadata")?)
 }
 
 /// Runs cargo and returns what it printed.
