@@ -135,8 +135,8 @@ fn plots(f: &mut fmt::Formatter<'_>, report: &DemoReport) -> fmt::Result {
     )
     .bars(f, &phases)?;
     f.write_str(
-        "</figure></section><p class=\"note\">▼ marks an attempt in which something went \
-                 wrong on purpose; point at it to read what.</p>",
+        "</figure></section><p class=\"note\">▼ marks an attempt in which something \
+                 happened: point at it, or read the events in the last table.</p>",
     )
 }
 
