@@ -1,1 +1,3 @@
-//! Placeholder
+//! The services of Quorate and what its binary prints.
+
+pub mod report;
