@@ -45,8 +45,7 @@ impl VerifyKey {
         let Ok(key) = VerifyingKey::from_bytes(&self.0) else {
             return false;
         };
-        key.verify_strict(&digest(domain, message), &Signature::from_bytes(signature))
-            .is_ok()
+        key.verify_strict(&digest(domain, message), &Signature::from_bytes(signature)).is_ok()
     }
 }
 
@@ -69,9 +68,7 @@ pub struct Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity")
-            .field("verify", &self.verify_key())
-            .finish_non_exhaustive()
+        f.debug_struct("Identity").field("verify", &self.verify_key()).finish_non_exhaustive()
     }
 }
 
@@ -91,10 +88,7 @@ impl Identity {
         let (a, b) = bytes.split_at(32);
         signing.copy_from_slice(a);
         exchange.copy_from_slice(b);
-        Self {
-            signing: SigningKey::from_bytes(&signing),
-            exchange: StaticSecret::from(*exchange),
-        }
+        Self { signing: SigningKey::from_bytes(&signing), exchange: StaticSecret::from(*exchange) }
     }
 
     /// The 64 secret bytes, to be stored where only their owner reads.

@@ -81,7 +81,7 @@ impl MomentTable {
             .zip(seconds)
             .map(|(first, second)| {
                 let (first, second) = (i128::from(*first), i128::from(*second));
-                let mean = round_half_even_div(first << (TABLE_BITS - MOMENT_BITS), rows);
+                let mean = divide(first << (TABLE_BITS - MOMENT_BITS), rows)?;
                 // rows^2 times the variance of q, exact; its scale is 2^(2 MOMENT_BITS).
                 let spread = rows
                     .checked_mul(second)
@@ -92,8 +92,8 @@ impl MomentTable {
                 const { assert!(2 * MOMENT_BITS == TABLE_BITS) };
                 let variance = spread
                     .checked_mul(1 << TABLE_BITS)
-                    .map(|scaled| round_half_even_div(scaled, rows * rows))
-                    .ok_or(ModelError::NotASum)?;
+                    .ok_or(ModelError::NotASum)
+                    .and_then(|scaled| divide(scaled, rows * rows))?;
                 Ok(Moment { mean: narrow(mean)?, std: narrow(nearest_sqrt(variance))? })
             })
             .collect::<Result<_, ModelError>>()?;
@@ -106,6 +106,11 @@ const fn nearest_sqrt(value: i128) -> i128 {
     let root = value.unsigned_abs().isqrt();
     let above = value.unsigned_abs() - root * root > root;
     root.cast_signed() + above as i128
+}
+
+/// num / den to the nearest integer, half to even; den is a row count.
+fn divide(num: i128, den: i128) -> Result<i128, ModelError> {
+    round_half_even_div(num, den).ok_or(ModelError::NotASum)
 }
 
 fn narrow(value: i128) -> Result<i64, ModelError> {
@@ -155,9 +160,7 @@ impl ModelState {
                     .body
                     .iter()
                     .skip(1)
-                    .map(|word| {
-                        narrow(round_half_even_div(i128::from(*word), i128::from(sum.rows)))
-                    })
+                    .map(|word| divide(i128::from(*word), i128::from(sum.rows)).and_then(narrow))
                     .collect::<Result<_, _>>()?;
                 Ok(Self { moments: self.moments.clone(), params })
             }
