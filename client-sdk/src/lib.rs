@@ -1,1 +1,3 @@
-//! Placeholder
+//! The party's side of Quorate: built-in models, transport and driver.
+
+pub mod learn;
