@@ -1,4 +1,5 @@
-//! The client side of Quorate: durable store, bulk transfer, and what parties build on.
+//! The party's side of Quorate: durable store, bulk transfer, built-in models, transport, driver.
 
 pub mod bulk;
+pub mod learn;
 pub mod store;
