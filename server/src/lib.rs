@@ -1,1 +1,3 @@
-//! Placeholder
+//! The services behind the `quorate` binary.
+
+pub mod http;
