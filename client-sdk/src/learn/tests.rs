@@ -72,8 +72,10 @@ impl Federation {
 }
 
 fn data_file(name: &str) -> PathBuf {
-    let root = std::env::var("QUORATE_DATA")
-        .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../data")), Into::into);
+    let root = std::env::var("QUORATE_DATA").map_or_else(
+        |_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../data")),
+        Into::into,
+    );
     let plain = root.join(format!("{name}.csv"));
     if plain.exists() { plain } else { root.join(format!("{name}.csv.gz")) }
 }
