@@ -13,13 +13,12 @@ use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::{MultiscalarMul, VartimeMultiscalarMul};
 use sha2::{Digest, Sha512};
 
-use crate::sum::PadSuite;
+use crate::sum::{PadSuite, Ring};
 
 /// Keystream block that stays in the first-level cache.
 const BLOCK: usize = 8192;
 
-/// Keystream plus plaintext, `out_j = plain_j + pad_j` over 32-bit or 64-bit words, on consecutive
-/// pieces of one vector.
+/// Keystream plus plaintext, `out_j = plain_j + pad_j` mod 2^k, on consecutive pieces of one vector.
 pub struct KeystreamAdd(Box<dyn StreamCipher + Send>, Vec<u8>);
 
 impl KeystreamAdd {
@@ -34,30 +33,26 @@ impl KeystreamAdd {
         Self(cipher, vec![0; BLOCK])
     }
 
-    /// One piece of 32-bit words.
-    pub fn run32(&mut self, plain: &[u8], out: &mut [u8]) {
+    /// One piece: `out` and `plain` have the same whole number of words.
+    pub fn run(&mut self, ring: Ring, plain: &[u8], out: &mut [u8]) {
         for (out, plain) in out.chunks_mut(BLOCK).zip(plain.chunks(BLOCK)) {
             let (pad, _) = self.1.split_at_mut(out.len());
             self.0.unchecked_write_keystream(pad);
-            let words = plain.as_chunks().0.iter().zip(pad.as_chunks().0);
-            for (out, (x, r)) in out.as_chunks_mut().0.iter_mut().zip(words) {
-                *out = u32::from_le_bytes(*x)
-                    .wrapping_add(u32::from_le_bytes(*r))
-                    .to_le_bytes();
-            }
-        }
-    }
-
-    /// One piece of 64-bit words.
-    pub fn run64(&mut self, plain: &[u8], out: &mut [u8]) {
-        for (out, plain) in out.chunks_mut(BLOCK).zip(plain.chunks(BLOCK)) {
-            let (pad, _) = self.1.split_at_mut(out.len());
-            self.0.unchecked_write_keystream(pad);
-            let words = plain.as_chunks().0.iter().zip(pad.as_chunks().0);
-            for (out, (x, r)) in out.as_chunks_mut().0.iter_mut().zip(words) {
-                *out = u64::from_le_bytes(*x)
-                    .wrapping_add(u64::from_le_bytes(*r))
-                    .to_le_bytes();
+            match ring {
+                Ring::Z32 => {
+                    let words = plain.as_chunks().0.iter().zip(pad.as_chunks().0);
+                    for (out, (x, r)) in out.as_chunks_mut().0.iter_mut().zip(words) {
+                        let sum = u32::from_le_bytes(*x).wrapping_add(u32::from_le_bytes(*r));
+                        *out = sum.to_le_bytes();
+                    }
+                }
+                Ring::Z64 => {
+                    let words = plain.as_chunks().0.iter().zip(pad.as_chunks().0);
+                    for (out, (x, r)) in out.as_chunks_mut().0.iter_mut().zip(words) {
+                        let sum = u64::from_le_bytes(*x).wrapping_add(u64::from_le_bytes(*r));
+                        *out = sum.to_le_bytes();
+                    }
+                }
             }
         }
     }
@@ -95,10 +90,7 @@ impl GroupOp {
             Self::HashToPoint => {
                 for index in 0..count {
                     let mut input = [0u8; 80];
-                    input
-                        .iter_mut()
-                        .zip(index.to_le_bytes())
-                        .for_each(|(to, byte)| *to = byte);
+                    input.iter_mut().zip(index.to_le_bytes()).for_each(|(to, byte)| *to = byte);
                     let hash = Sha512::digest(black_box(input));
                     black_box(RistrettoPoint::from_uniform_bytes(&hash.into()));
                 }
@@ -156,11 +148,11 @@ mod tests {
         for suite in [PadSuite::Aes256Ctr, PadSuite::ChaCha20] {
             let zeros = vec![0; 3 * BLOCK];
             let [mut whole, mut pieces, mut wide] = [(); 3].map(|()| zeros.clone());
-            KeystreamAdd::new(suite).run32(&zeros, &mut whole);
-            KeystreamAdd::new(suite).run64(&zeros, &mut wide);
+            KeystreamAdd::new(suite).run(Ring::Z32, &zeros, &mut whole);
+            KeystreamAdd::new(suite).run(Ring::Z64, &zeros, &mut wide);
             let mut bare = KeystreamAdd::new(suite);
             for (out, plain) in pieces.chunks_mut(BLOCK / 2).zip(zeros.chunks(BLOCK / 2)) {
-                bare.run32(plain, out);
+                bare.run(Ring::Z32, plain, out);
             }
             assert!(whole == pieces && whole == wide && whole != zeros);
         }

@@ -49,13 +49,7 @@ impl Fixture {
     /// What party `i` brings to its step: one key per authority.
     #[must_use]
     pub fn party(&self, i: usize) -> Vec<KeyedNonce<'_>> {
-        self.keys[i]
-            .iter()
-            .map(|key| KeyedNonce {
-                key,
-                nonce: self.nonces[i],
-            })
-            .collect()
+        self.keys[i].iter().map(|key| KeyedNonce { key, nonce: self.nonces[i] }).collect()
     }
 
     /// What authority `a` brings for the set `members`: one key per member.
@@ -63,10 +57,7 @@ impl Fixture {
     pub fn authority(&self, a: usize, members: &[usize]) -> Vec<KeyedNonce<'_>> {
         members
             .iter()
-            .map(|&i| KeyedNonce {
-                key: &self.keys[i][a],
-                nonce: self.nonces[i],
-            })
+            .map(|&i| KeyedNonce { key: &self.keys[i][a], nonce: self.nonces[i] })
             .collect()
     }
 }
@@ -91,16 +82,10 @@ pub fn write_message(
     plain: &[u8],
     chunk: u64,
 ) -> Result<Vec<u8>, SchemeError> {
-    let input = StepInput {
-        keys,
-        ..StepInput::default()
-    };
+    let input = StepInput { keys, ..StepInput::default() };
     let mut contributor = scheme.contributor(step, context, &input)?;
     let shape = &context.shape;
-    match scheme
-        .encoded_len(shape, step)
-        .ok_or(SchemeError::WrongStep)?
-    {
+    match scheme.encoded_len(shape, step).ok_or(SchemeError::WrongStep)? {
         EncodedLen::Fixed(len) => {
             let mut out = vec![0; len];
             contributor.write(0..shape.dim, plain, &mut out)?;
@@ -140,9 +125,7 @@ pub fn open(
     for range in ranges(shape.dim, chunk) {
         opener.begin(range.clone());
         for (step, all) in messages.iter().enumerate() {
-            let len = scheme
-                .encoded_len(shape, step)
-                .ok_or(SchemeError::WrongStep)?;
+            let len = scheme.encoded_len(shape, step).ok_or(SchemeError::WrongStep)?;
             for message in all {
                 opener.absorb(
                     step,
@@ -186,10 +169,9 @@ pub fn all_messages(
     let steps = scheme.info().steps.iter().enumerate();
     steps
         .map(|(step, what)| match what.by {
-            Role::Party => members
-                .iter()
-                .map(|&i| write(step, fixture.party(i), &plains[i]))
-                .collect(),
+            Role::Party => {
+                members.iter().map(|&i| write(step, fixture.party(i), &plains[i])).collect()
+            }
             Role::Authority => (0..context.shape.authorities as usize)
                 .map(|a| write(step, fixture.authority(a, members), &[]))
                 .collect(),
@@ -212,13 +194,7 @@ pub fn run_sum(
     chunk: u64,
 ) -> Result<Vec<u8>, SchemeError> {
     let messages = all_messages(scheme, context, fixture, members, plains, chunk)?;
-    open(
-        scheme,
-        context,
-        u32::try_from(members.len()).unwrap(),
-        &messages,
-        chunk,
-    )
+    open(scheme, context, u32::try_from(members.len()).unwrap(), &messages, chunk)
 }
 
 /// Plain wrapping sum of the words of `members`: what every scheme must open.
@@ -229,15 +205,9 @@ pub fn plain_sum(ring: Ring, members: &[usize], plains: &[Vec<u8>]) -> Vec<u8> {
         let mut values = Vec::new();
         from_ring(&plains[i], ring, &mut values).unwrap();
         total.resize(values.len(), 0);
-        total
-            .iter_mut()
-            .zip(values)
-            .for_each(|(t, v)| *t += i128::from(v));
+        total.iter_mut().zip(values).for_each(|(t, v)| *t += i128::from(v));
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "reduction mod 2^64 is the point"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "reduction mod 2^64 is the point")]
     let words: Vec<i64> = total.into_iter().map(|t| t as i64).collect();
     let mut out = Vec::new();
     to_ring(&words, ring, &mut out);
@@ -257,12 +227,7 @@ pub fn plaintexts(shape: &SumShape, seed: u8) -> Vec<Vec<u8>> {
         .map(|i| {
             let mut state = u64::from(seed) << 32 | u64::from(i);
             let values: Vec<i64> = (0..usize::try_from(shape.dim).unwrap())
-                .map(|j| {
-                    edges
-                        .get(j)
-                        .copied()
-                        .unwrap_or_else(|| split_mix(&mut state))
-                })
+                .map(|j| edges.get(j).copied().unwrap_or_else(|| split_mix(&mut state)))
                 .collect();
             let mut out = Vec::new();
             to_ring(&values, shape.ring, &mut out);
@@ -282,11 +247,7 @@ fn split_mix(state: &mut u64) -> i64 {
 /// A context over `shape` with a label of one repeated byte.
 #[must_use]
 pub const fn context(shape: SumShape, suite: PadSuite, label: u8) -> SumContext {
-    SumContext {
-        label: Label([label; 32]),
-        shape,
-        suite,
-    }
+    SumContext { label: Label([label; 32]), shape, suite }
 }
 
 /// The opened sum equals plain arithmetic mod 2^k for every word, whole and in ranges of
@@ -296,29 +257,16 @@ pub fn check_exact(scheme: &dyn SumScheme, shape: SumShape, suite: PadSuite, chu
     let fixture = Fixture::new(&shape, 1);
     let plains = plaintexts(&shape, 1);
     let all: Vec<usize> = (0..plains.len()).collect();
-    let some: Vec<usize> = all
-        .iter()
-        .copied()
-        .filter(|i| all.len() == 2 || i % 3 != 1)
-        .collect();
+    let some: Vec<usize> = all.iter().copied().filter(|i| all.len() == 2 || i % 3 != 1).collect();
     for members in [&all, &some] {
         let whole = run_sum(scheme, &context, &fixture, members, &plains, shape.dim).unwrap();
-        assert!(
-            whole == plain_sum(shape.ring, members, &plains),
-            "{shape:?} {suite:?}"
-        );
+        assert!(whole == plain_sum(shape.ring, members, &plains), "{shape:?} {suite:?}");
     }
     let whole = all_messages(scheme, &context, &fixture, &all, &plains, shape.dim).unwrap();
     let parts = all_messages(scheme, &context, &fixture, &all, &plains, chunk).unwrap();
-    assert!(
-        whole == parts,
-        "messages differ by range: {shape:?} {suite:?}"
-    );
+    assert!(whole == parts, "messages differ by range: {shape:?} {suite:?}");
     let opened = open(scheme, &context, shape.parties, &whole, chunk).unwrap();
-    assert!(
-        opened == plain_sum(shape.ring, &all, &plains),
-        "{shape:?} {suite:?} by {chunk}"
-    );
+    assert!(opened == plain_sum(shape.ring, &all, &plains), "{shape:?} {suite:?} by {chunk}");
 }
 
 /// A wrong label, a wrong nonce, a missing authority's key, another authority's key, or the key of
@@ -334,16 +282,9 @@ pub fn check_sealed(scheme: &dyn SumScheme, shape: SumShape, suite: PadSuite) {
         let opened = open(scheme, &right, members, messages, shape.dim);
         if let Ok(words) = opened {
             let width = shape.ring.word_bytes();
-            let equal = words
-                .chunks(width)
-                .zip(truth.chunks(width))
-                .filter(|(a, b)| a == b);
+            let equal = words.chunks(width).zip(truth.chunks(width)).filter(|(a, b)| a == b);
             // A chance hit has probability 2^-32 per word.
-            assert_eq!(
-                equal.count(),
-                0,
-                "{case} opened a word: {shape:?} {suite:?}"
-            );
+            assert_eq!(equal.count(), 0, "{case} opened a word: {shape:?} {suite:?}");
         }
     };
     let key = |context: &SumContext, fixture: &Fixture, a: usize, members: &[usize]| {
@@ -358,20 +299,10 @@ pub fn check_sealed(scheme: &dyn SumScheme, shape: SumShape, suite: PadSuite) {
     assert!(open(scheme, &right, shape.parties, &good, shape.dim).unwrap() == expected);
 
     let other_label = context(shape, suite, 2);
-    sealed(
-        "label",
-        shape.parties,
-        &with_key(0, key(&other_label, &fixture, 0, &all)),
-        &expected,
-    );
+    sealed("label", shape.parties, &with_key(0, key(&other_label, &fixture, 0, &all)), &expected);
     let mut other_nonce = Fixture::new(&shape, 2);
     other_nonce.nonces[0].0[15] ^= 1;
-    sealed(
-        "nonce",
-        shape.parties,
-        &with_key(0, key(&right, &other_nonce, 0, &all)),
-        &expected,
-    );
+    sealed("nonce", shape.parties, &with_key(0, key(&right, &other_nonce, 0, &all)), &expected);
     let none = vec![0; good[1][0].len()];
     sealed("zero key", shape.parties, &with_key(0, none), &expected);
     for a in 0..shape.authorities as usize {
@@ -380,12 +311,7 @@ pub fn check_sealed(scheme: &dyn SumScheme, shape: SumShape, suite: PadSuite) {
         let opened = open(scheme, &right, shape.parties, &messages, shape.dim);
         assert!(opened.is_err(), "authority {a} is not needed");
         if a > 0 {
-            sealed(
-                "copied key",
-                shape.parties,
-                &with_key(0, good[1][a].clone()),
-                &expected,
-            );
+            sealed("copied key", shape.parties, &with_key(0, good[1][a].clone()), &expected);
         }
     }
     // The key of S opens no part of S, and a part's key opens neither S nor S minus the part.
@@ -409,25 +335,13 @@ pub fn check_sealed(scheme: &dyn SumScheme, shape: SumShape, suite: PadSuite) {
 
 /// Wrong lengths, ranges, steps, key counts and shapes are errors.
 pub fn check_refusals(scheme: &dyn SumScheme, ring: Ring, suite: PadSuite) {
-    let shape = SumShape {
-        ring,
-        dim: 3,
-        parties: 3,
-        authorities: 2,
-    };
+    let shape = SumShape { ring, dim: 3, parties: 3, authorities: 2 };
     let context = context(shape, suite, 1);
     let fixture = Fixture::new(&shape, 3);
     let word = ring.word_bytes();
     let (party, authority) = (fixture.party(0), fixture.authority(0, &[0, 1, 2]));
     let contributor = |step: usize, keys: &[KeyedNonce<'_>]| {
-        scheme.contributor(
-            step,
-            &context,
-            &StepInput {
-                keys,
-                ..StepInput::default()
-            },
-        )
+        scheme.contributor(step, &context, &StepInput { keys, ..StepInput::default() })
     };
     let bytes = |step: usize, n: usize| match scheme.encoded_len(&shape, step).unwrap() {
         EncodedLen::Fixed(len) => len,
@@ -437,22 +351,14 @@ pub fn check_refusals(scheme: &dyn SumScheme, ring: Ring, suite: PadSuite) {
     let mut out = vec![0; bytes(0, 3)];
     let mut writer = contributor(0, &party).unwrap();
     assert!(writer.write(0..3, &vec![0; 3 * word], &mut out).is_ok());
-    assert!(
-        writer
-            .write(0..3, &vec![0; 3 * word - 1], &mut out)
-            .is_err()
-    );
+    assert!(writer.write(0..3, &vec![0; 3 * word - 1], &mut out).is_err());
     assert!(writer.write(0..3, &[], &mut out).is_err());
     assert!(writer.write(0..2, &vec![0; 3 * word], &mut out).is_err());
     assert!(writer.write(1..4, &vec![0; 3 * word], &mut out).is_err());
     #[expect(clippy::reversed_empty_ranges, reason = "hostile input")]
     let backwards = 3..1;
     assert!(writer.write(backwards.clone(), &[], &mut []).is_err());
-    assert!(
-        writer
-            .write(u64::MAX - 1..u64::MAX, &vec![0; word], &mut out)
-            .is_err()
-    );
+    assert!(writer.write(u64::MAX - 1..u64::MAX, &vec![0; word], &mut out).is_err());
     assert!(writer.absorb(0..3, &out).is_err());
 
     let mut key = vec![0; bytes(1, 3)];
@@ -463,10 +369,7 @@ pub fn check_refusals(scheme: &dyn SumScheme, ring: Ring, suite: PadSuite) {
 
     assert!(contributor(0, &party[..1]).is_err());
     assert!(contributor(0, &[]).is_err());
-    assert!(
-        contributor(1, &authority[..1]).is_err(),
-        "a key over one member opens it"
-    );
+    assert!(contributor(1, &authority[..1]).is_err(), "a key over one member opens it");
     assert!(contributor(1, &[authority.clone(), authority.clone()].concat()).is_err());
     assert!(contributor(2, &party).is_err());
     assert!(scheme.encoded_len(&shape, 2).is_none());
@@ -489,26 +392,40 @@ pub fn check_refusals(scheme: &dyn SumScheme, ring: Ring, suite: PadSuite) {
     }
     let bad = |shape: SumShape| assert!(scheme.check(&shape).is_err(), "{shape:?}");
     bad(SumShape { dim: 0, ..shape });
-    bad(SumShape {
-        dim: u64::MAX,
-        ..shape
-    });
-    bad(SumShape {
-        parties: 0,
-        ..shape
-    });
-    bad(SumShape {
-        parties: 1,
-        ..shape
-    });
-    bad(SumShape {
-        authorities: 0,
-        ..shape
-    });
-    bad(SumShape {
-        authorities: 5,
-        ..shape
-    });
+    bad(SumShape { dim: u64::MAX, ..shape });
+    bad(SumShape { parties: 0, ..shape });
+    bad(SumShape { parties: 1, ..shape });
+    bad(SumShape { authorities: 0, ..shape });
+    bad(SumShape { authorities: 5, ..shape });
+}
+
+/// Openers take any bytes of the right length without a panic, and what they open, if anything,
+/// is not the sum.
+pub fn check_hostile_bytes(scheme: &dyn SumScheme, ring: Ring, seed: u8) {
+    let shape = SumShape { ring, dim: 5, parties: 3, authorities: 1 };
+    let context = context(shape, PadSuite::ChaCha20, seed);
+    let fixture = Fixture::new(&shape, seed);
+    let plains = plaintexts(&shape, seed);
+    let members = [0, 1, 2];
+    let good = all_messages(scheme, &context, &fixture, &members, &plains, 5).unwrap();
+    let truth = plain_sum(ring, &members, &plains);
+    let mut state = u64::from(seed);
+    for step in [0, 1] {
+        for fill in 0..4 {
+            let mut messages = good.clone();
+            for byte in &mut messages[step][0] {
+                let random = split_mix(&mut state).to_le_bytes()[0];
+                match fill {
+                    0 => *byte = 0,
+                    1 => *byte = 0xff,
+                    2 => *byte = random,
+                    _ => *byte ^= random & 1,
+                }
+            }
+            let opened = open(scheme, &context, 3, &messages, 5);
+            assert_ne!(opened.as_ref(), Ok(&truth), "step {step}, fill {fill}");
+        }
+    }
 }
 
 /// Two rings, or two suites, under the same keys, label and nonces share no message bytes.
@@ -516,12 +433,7 @@ pub fn check_domains(scheme: &dyn SumScheme) {
     let mut seen = Vec::new();
     for ring in [Ring::Z32, Ring::Z64] {
         for suite in [PadSuite::Aes256Ctr, PadSuite::ChaCha20] {
-            let shape = SumShape {
-                ring,
-                dim: 64,
-                parties: 2,
-                authorities: 1,
-            };
+            let shape = SumShape { ring, dim: 64, parties: 2, authorities: 1 };
             let fixture = Fixture::new(&shape, 4);
             let context = context(shape, suite, 1);
             let plain = vec![0; 64 * ring.word_bytes()];
@@ -531,10 +443,7 @@ pub fn check_domains(scheme: &dyn SumScheme) {
     }
     for (i, a) in seen.iter().enumerate() {
         for b in &seen[..i] {
-            assert!(
-                !a.chunks(32)
-                    .any(|piece| b.chunks(32).any(|other| other == piece))
-            );
+            assert!(!a.chunks(32).any(|piece| b.chunks(32).any(|other| other == piece)));
         }
     }
 }
@@ -555,21 +464,12 @@ mod tests {
     #[test]
     fn sums_are_exact() {
         for scheme in schemes::all() {
-            let dims: &[u64] = if costly(*scheme) {
-                &[1, 7]
-            } else {
-                &[1, 2047, 2048, 2049]
-            };
+            let dims: &[u64] = if costly(*scheme) { &[1, 7] } else { &[1, 2047, 2048, 2049] };
             for ring in RINGS {
                 for suite in SUITES {
                     for (parties, authorities) in [(2, 4), (10, 2), (64, 1)] {
                         for &dim in dims {
-                            let shape = SumShape {
-                                ring,
-                                dim,
-                                parties,
-                                authorities,
-                            };
+                            let shape = SumShape { ring, dim, parties, authorities };
                             check_exact(*scheme, shape, suite, (dim / 3).max(1));
                         }
                     }
@@ -583,12 +483,7 @@ mod tests {
         for scheme in schemes::all() {
             let dim = if costly(*scheme) { 100 } else { 100_000 };
             for (ring, suite) in RINGS.into_iter().zip(SUITES) {
-                let shape = SumShape {
-                    ring,
-                    dim,
-                    parties: 3,
-                    authorities: 3,
-                };
+                let shape = SumShape { ring, dim, parties: 3, authorities: 3 };
                 check_exact(*scheme, shape, suite, dim / 7);
             }
         }
@@ -599,12 +494,7 @@ mod tests {
         for scheme in schemes::all() {
             for (ring, suite) in RINGS.into_iter().zip(SUITES) {
                 for (parties, authorities) in [(2, 1), (4, 3)] {
-                    let shape = SumShape {
-                        ring,
-                        dim: 9,
-                        parties,
-                        authorities,
-                    };
+                    let shape = SumShape { ring, dim: 9, parties, authorities };
                     check_sealed(*scheme, shape, suite);
                 }
             }
@@ -621,10 +511,17 @@ mod tests {
     }
 
     #[test]
+    fn hostile_bytes_open_nothing() {
+        for scheme in schemes::all() {
+            for ring in RINGS {
+                (0..20).for_each(|seed| check_hostile_bytes(*scheme, ring, seed));
+            }
+        }
+    }
+
+    #[test]
     fn domains_are_separate() {
-        schemes::all()
-            .iter()
-            .for_each(|scheme| check_domains(*scheme));
+        schemes::all().iter().for_each(|scheme| check_domains(*scheme));
     }
 
     #[test]
@@ -633,10 +530,7 @@ mod tests {
             let info = scheme.info();
             assert_eq!(schemes::by_id(info.id).unwrap().info(), info);
             assert_eq!(schemes::by_name(info.name).unwrap().info(), info);
-            assert!(
-                info.served && info.id < 0x7f00,
-                "laboratory ids start at 0x7f00"
-            );
+            assert!(info.served && info.id < 0x7f00, "laboratory ids start at 0x7f00");
             for other in &schemes::all()[..i] {
                 assert!(other.info().id != info.id && other.info().name != info.name);
             }

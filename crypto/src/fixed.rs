@@ -57,11 +57,7 @@ impl FixedPoint {
         let scaled = self.clip * self.scale();
         // The comparisons are false for NaN.
         let legal = self.clip > 0.0 && (1.0..MAX_CODE).contains(&scaled);
-        if legal && self.frac_bits <= MAX_FRAC_BITS {
-            Ok(())
-        } else {
-            Err(CodecError::BadCode)
-        }
+        if legal && self.frac_bits <= MAX_FRAC_BITS { Ok(()) } else { Err(CodecError::BadCode) }
     }
 
     /// 2^frac_bits.
@@ -107,11 +103,7 @@ impl FixedPoint {
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(CodecError::NotFinite(index));
         }
-        out.extend(
-            values
-                .iter()
-                .map(|value| self.round(value.max(-self.clip).min(self.clip))),
-        );
+        out.extend(values.iter().map(|value| self.round(value.max(-self.clip).min(self.clip))));
         Ok(())
     }
 
@@ -135,11 +127,7 @@ impl FixedPoint {
         if needed <= ring_bits {
             Ok(())
         } else {
-            Err(CodecError::Overflow {
-                parties,
-                needed,
-                ring_bits,
-            })
+            Err(CodecError::Overflow { parties, needed, ring_bits })
         }
     }
 }
@@ -156,10 +144,7 @@ pub fn to_ring(values: &[i64], ring: Ring, out: &mut Vec<u8>) {
     out.reserve(values.len() * ring.word_bytes());
     for value in values {
         match ring {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "reduction mod 2^32 is the point"
-            )]
+            #[expect(clippy::cast_possible_truncation, reason = "reduction mod 2^32 is the point")]
             Ring::Z32 => out.extend_from_slice(&(*value as i32).to_le_bytes()),
             Ring::Z64 => out.extend_from_slice(&value.to_le_bytes()),
         }
@@ -176,22 +161,10 @@ pub fn from_ring(bytes: &[u8], ring: Ring, out: &mut Vec<i64>) -> Result<(), Cod
     }
     match ring {
         Ring::Z32 => {
-            out.extend(
-                bytes
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|word| i64::from(i32::from_le_bytes(*word))),
-            );
+            out.extend(bytes.as_chunks().0.iter().map(|word| i64::from(i32::from_le_bytes(*word))));
         }
         Ring::Z64 => {
-            out.extend(
-                bytes
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|word| i64::from_le_bytes(*word)),
-            );
+            out.extend(bytes.as_chunks().0.iter().map(|word| i64::from_le_bytes(*word)));
         }
     }
     Ok(())
@@ -201,11 +174,7 @@ pub fn from_ring(bytes: &[u8], ring: Ring, out: &mut Vec<i64>) -> Result<(), Cod
 /// leaves `i128`.
 #[must_use]
 pub fn round_half_even_div(num: i128, den: i128) -> Option<i128> {
-    let (num, den) = if den < 0 {
-        (num.checked_neg()?, den.checked_neg()?)
-    } else {
-        (num, den)
-    };
+    let (num, den) = if den < 0 { (num.checked_neg()?, den.checked_neg()?) } else { (num, den) };
     let floor = num.checked_div_euclid(den)?;
     let rest = num.checked_rem_euclid(den)?;
     // 0 <= rest < den: comparing with den - rest instead of doubling cannot overflow.
@@ -223,17 +192,11 @@ mod tests {
 
     use super::*;
 
-    const CODE: FixedPoint = FixedPoint {
-        frac_bits: 16,
-        clip: 8.0,
-    };
+    const CODE: FixedPoint = FixedPoint { frac_bits: 16, clip: 8.0 };
 
     #[test]
     fn ties_go_to_even() {
-        let unit = FixedPoint {
-            frac_bits: 0,
-            clip: 100.0,
-        };
+        let unit = FixedPoint { frac_bits: 0, clip: 100.0 };
         let codes = [0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.49, 0.51].map(|x| unit.encode_one(x));
         assert_eq!(codes, [0, 2, 2, 0, -2, -2, 0, 1].map(Ok));
         for (num, den, quotient) in [
@@ -257,10 +220,7 @@ mod tests {
     fn not_finite_is_refused_and_leaves_nothing() {
         let mut out = vec![7];
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            assert_eq!(
-                CODE.encode(&[1.0, bad], &mut out),
-                Err(CodecError::NotFinite(1))
-            );
+            assert_eq!(CODE.encode(&[1.0, bad], &mut out), Err(CodecError::NotFinite(1)));
             assert_eq!(CODE.encode_one(bad), Err(CodecError::NotFinite(0)));
         }
         assert_eq!(out, [7]);
@@ -270,39 +230,14 @@ mod tests {
     fn bad_codes_are_refused() {
         for clip in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e300, 1e-300] {
             assert_eq!(
-                FixedPoint {
-                    frac_bits: 16,
-                    clip
-                }
-                .check(),
+                FixedPoint { frac_bits: 16, clip }.check(),
                 Err(CodecError::BadCode),
                 "{clip}"
             );
         }
-        assert_eq!(
-            FixedPoint {
-                frac_bits: 41,
-                clip: 1.0
-            }
-            .check(),
-            Err(CodecError::BadCode)
-        );
-        assert_eq!(
-            FixedPoint {
-                frac_bits: 255,
-                clip: 1.0
-            }
-            .check(),
-            Err(CodecError::BadCode)
-        );
-        assert_eq!(
-            FixedPoint {
-                frac_bits: 40,
-                clip: 1.0
-            }
-            .check(),
-            Ok(())
-        );
+        assert_eq!(FixedPoint { frac_bits: 41, clip: 1.0 }.check(), Err(CodecError::BadCode));
+        assert_eq!(FixedPoint { frac_bits: 255, clip: 1.0 }.check(), Err(CodecError::BadCode));
+        assert_eq!(FixedPoint { frac_bits: 40, clip: 1.0 }.check(), Ok(()));
     }
 
     #[test]
@@ -312,11 +247,7 @@ mod tests {
         assert_eq!(CODE.check_sum(Ring::Z32, 4095, 1), Ok(()));
         assert_eq!(
             CODE.check_sum(Ring::Z32, 4096, 1),
-            Err(CodecError::Overflow {
-                parties: 4096,
-                needed: 33,
-                ring_bits: 32
-            })
+            Err(CodecError::Overflow { parties: 4096, needed: 33, ring_bits: 32 })
         );
         assert_eq!(CODE.check_sum(Ring::Z64, 4096, 1 << 20), Ok(()));
         assert!(CODE.check_sum(Ring::Z64, u64::MAX, u64::MAX).is_err());
@@ -325,14 +256,8 @@ mod tests {
     #[test]
     fn partial_words_are_refused() {
         let mut out = Vec::new();
-        assert_eq!(
-            from_ring(&[0; 7], Ring::Z32, &mut out),
-            Err(CodecError::Length(7))
-        );
-        assert_eq!(
-            from_ring(&[0; 12], Ring::Z64, &mut out),
-            Err(CodecError::Length(12))
-        );
+        assert_eq!(from_ring(&[0; 7], Ring::Z32, &mut out), Err(CodecError::Length(7)));
+        assert_eq!(from_ring(&[0; 12], Ring::Z64, &mut out), Err(CodecError::Length(12)));
         assert_eq!(out, []);
     }
 

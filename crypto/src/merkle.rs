@@ -110,10 +110,7 @@ mod tests {
             hash_parts("quorate/label/1", &[b"tenant", b"", b"\x01\x02"]).to_string(),
             "cd195485189cdb9552444c49e703acaffcb46058450974ad2f4a429174ee3d29"
         );
-        assert_ne!(
-            hash_parts("d", &[b"ab", b"c"]),
-            hash_parts("d", &[b"a", b"bc"])
-        );
+        assert_ne!(hash_parts("d", &[b"ab", b"c"]), hash_parts("d", &[b"a", b"bc"]));
         assert_ne!(hash_parts("d", &[b"a"]), hash_parts("d", &[b"a", b""]));
     }
 

@@ -20,8 +20,5 @@ pub fn by_id(id: u16) -> Option<&'static dyn SumScheme> {
 /// The scheme with this name.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static dyn SumScheme> {
-    all()
-        .iter()
-        .copied()
-        .find(|scheme| scheme.info().name == name)
+    all().iter().copied().find(|scheme| scheme.info().name == name)
 }

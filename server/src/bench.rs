@@ -92,8 +92,8 @@ pub struct Report {
     /// One authority's functional key for the whole sum.
     key_bytes: Option<u64>,
     peak_rss_bytes: Option<u64>,
-    /// The party's work by bare library calls: keystream and addition, or the group operations of
-    /// one coordinate.
+    /// The party's work by bare library calls: a keystream and an addition per authority, or the
+    /// group operations of one coordinate.
     baseline_ns_per_coord: f64,
     baseline_ns_per_coord_median: f64,
     party_ratio: f64,
@@ -158,10 +158,7 @@ pub fn run(args: &BenchSum) -> anyhow::Result<()> {
     } else {
         print_table(&mut out, &report)?;
     }
-    ensure!(
-        report.exact,
-        "the opened sum differs from plain integer arithmetic"
-    );
+    ensure!(report.exact, "the opened sum differs from plain integer arithmetic");
     Ok(())
 }
 
@@ -182,11 +179,7 @@ pub fn measure(args: &BenchSum) -> anyhow::Result<Report> {
     let mut steps = 0;
     // The first run warms caches and lazily built tables; it is checked but not counted, and where
     // a run is long it is a short one.
-    let warm_up = if bench.uses_group {
-        bench.chunk.min(64)
-    } else {
-        args.dim
-    };
+    let warm_up = if bench.uses_group { args.dim.min(64) } else { args.dim };
     for repeat in 0..=repeats {
         let dim = if repeat == 0 { warm_up } else { args.dim };
         let (times, counted, good) = bench.once(dim)?;
@@ -205,13 +198,7 @@ pub fn measure(args: &BenchSum) -> anyhow::Result<Report> {
 
 impl Bench {
     fn new(args: &BenchSum) -> anyhow::Result<Self> {
-        let known = || {
-            schemes::all()
-                .iter()
-                .map(|s| s.info().name)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let known = || schemes::all().iter().map(|s| s.info().name).collect::<Vec<_>>().join(", ");
         let scheme = schemes::by_name(&args.scheme)
             .with_context(|| format!("no scheme {:?}; known: {}", args.scheme, known()))?;
         let roles: Vec<Role> = scheme.info().steps.iter().map(|step| step.by).collect();
@@ -220,10 +207,7 @@ impl Bench {
         }
         ensure!((1..=62).contains(&args.bits), "bits must be within 1..=62");
         let sum_bits = args.bits + args.parties.max(1).next_power_of_two().trailing_zeros() + 1;
-        ensure!(
-            sum_bits <= 64,
-            "sums of {sum_bits} bits do not fit a 64-bit ring"
-        );
+        ensure!(sum_bits <= 64, "sums of {sum_bits} bits do not fit a 64-bit ring");
         let shape = SumShape {
             ring: if sum_bits <= 32 { Ring::Z32 } else { Ring::Z64 },
             dim: args.dim,
@@ -286,54 +270,32 @@ impl Bench {
 
     /// One whole sum over the first `dim` coordinates: times, giant steps, exactness.
     fn once(&self, dim: u64) -> anyhow::Result<(Times, u64, bool)> {
-        let SumShape {
-            ring,
-            parties,
-            authorities,
-            ..
-        } = self.context.shape;
+        let SumShape { ring, parties, authorities, .. } = self.context.shape;
         let word = ring.word_bytes();
         let mut times = Times::default();
         let by_party: Vec<Vec<KeyedNonce<'_>>> = self
             .keys
             .iter()
             .zip(&self.nonces)
-            .map(|(keys, nonce)| {
-                keys.iter()
-                    .map(|key| KeyedNonce { key, nonce: *nonce })
-                    .collect()
-            })
+            .map(|(keys, nonce)| keys.iter().map(|key| KeyedNonce { key, nonce: *nonce }).collect())
             .collect();
         let by_authority = (0..authorities as usize)
-            .map(|a| {
-                by_party
-                    .iter()
-                    .filter_map(|keys| keys.get(a).copied())
-                    .collect()
-            })
+            .map(|a| by_party.iter().filter_map(|keys| keys.get(a).copied()).collect())
             .collect::<Vec<Vec<_>>>();
         let start = |step: usize, keys: &[KeyedNonce<'_>]| {
-            let input = StepInput {
-                keys,
-                ..StepInput::default()
-            };
+            let input = StepInput { keys, ..StepInput::default() };
             self.scheme.contributor(step, &self.context, &input)
         };
         // Deriving keys is part of a party's and an authority's work.
         let mut writers = timed(&mut times.party, || {
-            by_party
-                .iter()
-                .map(|keys| start(0, keys))
-                .collect::<Result<Vec<_>, _>>()
+            by_party.iter().map(|keys| start(0, keys)).collect::<Result<Vec<_>, _>>()
         })?;
         let mut key_writers = timed(&mut times.authority, || {
-            by_authority
-                .iter()
-                .map(|keys| start(1, keys))
-                .collect::<Result<Vec<_>, _>>()
+            by_authority.iter().map(|keys| start(1, keys)).collect::<Result<Vec<_>, _>>()
         })?;
         let mut opener = self.scheme.opener(&self.context, parties)?;
-        let mut bare = KeystreamAdd::new(self.context.suite);
+        let mut bare: Vec<_> =
+            (0..authorities).map(|_| KeystreamAdd::new(self.context.suite)).collect();
 
         let (mut values, mut expected, mut opened) = (Vec::new(), Vec::new(), Vec::new());
         let (mut plain, mut ciphertext, mut words) = (Vec::new(), Vec::new(), Vec::new());
@@ -350,28 +312,21 @@ impl Bench {
             timed(&mut times.aggregator, || opener.begin(range.clone()));
             for (i, writer) in writers.iter_mut().enumerate() {
                 self.values(i, range.clone(), &mut values);
-                expected
-                    .iter_mut()
-                    .zip(&values)
-                    .for_each(|(sum, value)| *sum += value);
+                expected.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
                 for (sums, value) in digit_sums.iter_mut().zip(&values) {
                     let digits = ddh::digits(value.cast_unsigned());
-                    sums.iter_mut()
-                        .zip(digits)
-                        .for_each(|(sum, digit)| *sum += i64::from(digit));
+                    sums.iter_mut().zip(digits).for_each(|(sum, digit)| *sum += i64::from(digit));
                 }
                 plain.clear();
                 to_ring(&values, ring, &mut plain);
                 ciphertext.resize(count * self.submit_width, 0);
                 if !self.uses_group {
-                    timed(&mut times.baseline, || match ring {
-                        Ring::Z32 => bare.run32(&plain, &mut ciphertext),
-                        Ring::Z64 => bare.run64(&plain, &mut ciphertext),
+                    // One keystream and addition per authority, as the party has to.
+                    timed(&mut times.baseline, || {
+                        bare.iter_mut().for_each(|bare| bare.run(ring, &plain, &mut ciphertext));
                     });
                 }
-                timed(&mut times.party, || {
-                    writer.write(range.clone(), &plain, &mut ciphertext)
-                })?;
+                timed(&mut times.party, || writer.write(range.clone(), &plain, &mut ciphertext))?;
                 timed(&mut times.aggregator, || opener.absorb(0, &ciphertext))?;
             }
             for writer in &mut key_writers {
@@ -410,11 +365,7 @@ impl Bench {
         };
         out.resize(len, 0);
         let mut uncounted = 0;
-        let total = if counts {
-            &mut times.authority
-        } else {
-            &mut uncounted
-        };
+        let total = if counts { &mut times.authority } else { &mut uncounted };
         timed(total, || writer.write(range.clone(), &[], out))?;
         Ok(())
     }
@@ -428,12 +379,7 @@ impl Bench {
         setup_ns: u64,
         exact: bool,
     ) -> Report {
-        let SumShape {
-            ring,
-            dim,
-            parties,
-            authorities,
-        } = self.context.shape;
+        let SumShape { ring, dim, parties, authorities } = self.context.shape;
         let n = f64::from(parties);
         let figures = |pick: fn(&Times) -> u64, per: f64| {
             let mut each: Vec<u64> = runs.iter().map(pick).collect();
@@ -557,24 +503,13 @@ fn mix(state: u64) -> u64 {
 /// The process's peak resident memory, where the system tells it.
 fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
 
 fn print_table(out: &mut impl std::io::Write, report: &Report) -> std::io::Result<()> {
-    let Report {
-        scheme,
-        parties,
-        dim,
-        bits,
-        authorities,
-        ring_bits,
-        repeats,
-        ..
-    } = report;
+    let Report { scheme, parties, dim, bits, authorities, ring_bits, repeats, .. } = report;
     writeln!(
         out,
         "{scheme}: {parties} parties x {dim} coordinates of {bits} bits mod 2^{ring_bits}, \
@@ -583,57 +518,21 @@ fn print_table(out: &mut impl std::io::Write, report: &Report) -> std::io::Resul
     )?;
     let optional = |value: Option<f64>| value.map_or("-".to_owned(), |value| value.to_string());
     for (what, least, median) in [
-        (
-            "party",
-            report.party_ns_per_coord,
-            Some(report.party_ns_per_coord_median),
-        ),
+        ("party", report.party_ns_per_coord, Some(report.party_ns_per_coord_median)),
         ("  bare primitives", report.baseline_ns_per_coord, None),
-        (
-            "aggregator",
-            report.aggregator_ns_per_coord,
-            Some(report.aggregator_ns_per_coord_median),
-        ),
-        (
-            "opening",
-            report.opening_ns_per_coord,
-            Some(report.opening_ns_per_coord_median),
-        ),
+        ("aggregator", report.aggregator_ns_per_coord, Some(report.aggregator_ns_per_coord_median)),
+        ("opening", report.opening_ns_per_coord, Some(report.opening_ns_per_coord_median)),
     ] {
-        writeln!(
-            out,
-            "  {what:<20} {least:>12} ns a coordinate, median {}",
-            optional(median)
-        )?;
+        writeln!(out, "  {what:<20} {least:>12} ns a coordinate, median {}", optional(median))?;
     }
     let authority = optional(report.authority_ns_per_coord);
     let median = optional(report.authority_ns_per_coord_median);
-    writeln!(
-        out,
-        "  {:<20} {authority:>12} ns a coordinate, median {median}",
-        "authority"
-    )?;
+    writeln!(out, "  {:<20} {authority:>12} ns a coordinate, median {median}", "authority")?;
     writeln!(out, "  {:<20} {:>12}", "party ratio", report.party_ratio)?;
-    writeln!(
-        out,
-        "  {:<20} {:>12}",
-        "opener ratio",
-        optional(report.opener_ratio)
-    )?;
-    writeln!(
-        out,
-        "  {:<20} {:>12} bytes a coordinate",
-        "up", report.bytes_up_per_coord
-    )?;
-    writeln!(
-        out,
-        "  {:<20} {:>12} bytes a coordinate",
-        "down", report.bytes_down_per_coord
-    )?;
-    for (what, bytes) in [
-        ("key", report.key_bytes),
-        ("peak memory", report.peak_rss_bytes),
-    ] {
+    writeln!(out, "  {:<20} {:>12}", "opener ratio", optional(report.opener_ratio))?;
+    writeln!(out, "  {:<20} {:>12} bytes a coordinate", "up", report.bytes_up_per_coord)?;
+    writeln!(out, "  {:<20} {:>12} bytes a coordinate", "down", report.bytes_down_per_coord)?;
+    for (what, bytes) in [("key", report.key_bytes), ("peak memory", report.peak_rss_bytes)] {
         let bytes = bytes.map_or("-".to_owned(), |bytes| bytes.to_string());
         writeln!(out, "  {what:<20} {bytes:>12} bytes")?;
     }
@@ -659,11 +558,9 @@ mod tests {
 
     #[test]
     fn reports_have_the_stable_names_and_exact_sums() {
-        for (scheme, dim, bits, ring) in [
-            ("pad", 40_000, 24, 32),
-            ("pad", 9, 40, 64),
-            ("ddh-mcfe", 9, 24, 32),
-        ] {
+        for (scheme, dim, bits, ring) in
+            [("pad", 40_000, 24, 32), ("pad", 9, 40, 64), ("ddh-mcfe", 9, 24, 32)]
+        {
             let report = serde_json::to_value(measure(&args(scheme, dim, bits)).unwrap()).unwrap();
             for name in [
                 "scheme",
@@ -698,13 +595,7 @@ mod tests {
         assert!(measure(&args("pad", 0, 24)).is_err());
         assert!(measure(&args("pad", 9, 62)).is_err());
         assert!(measure(&args("pad", 9, 0)).is_err());
-        assert!(
-            measure(&BenchSum {
-                parties: 1,
-                ..args("pad", 9, 24)
-            })
-            .is_err()
-        );
+        assert!(measure(&BenchSum { parties: 1, ..args("pad", 9, 24) }).is_err());
     }
 
     #[test]
@@ -712,10 +603,7 @@ mod tests {
         let bench = Bench::new(&args("pad", 5000, 10)).unwrap();
         let mut values = Vec::new();
         bench.values(1, 0..5000, &mut values);
-        assert_eq!(
-            (values.iter().max(), values.iter().min()),
-            (Some(&1023), Some(&-1023))
-        );
+        assert_eq!((values.iter().max(), values.iter().min()), (Some(&1023), Some(&-1023)));
         assert!(values.iter().any(|value| *value < -512) && values.iter().any(|v| *v > 512));
     }
 }

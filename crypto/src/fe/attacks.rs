@@ -28,24 +28,14 @@ impl Published {
     fn new() -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let master = Master::setup(&mut rng, UPDATES.len(), 3);
-        let parties = (0..UPDATES.len())
-            .map(|i| master.party_key(i).unwrap())
-            .collect();
-        Self {
-            rng,
-            master,
-            parties,
-        }
+        let parties = (0..UPDATES.len()).map(|i| master.party_key(i).unwrap()).collect();
+        Self { rng, master, parties }
     }
 
     /// Every party's ciphertext of coordinate `j`, each time with fresh randomness.
     fn round(&mut self, j: usize) -> Vec<Ciphertext> {
         let rng = &mut self.rng;
-        self.parties
-            .iter()
-            .zip(UPDATES)
-            .map(|(key, update)| key.encrypt(rng, update[j]))
-            .collect()
+        self.parties.iter().zip(UPDATES).map(|(key, update)| key.encrypt(rng, update[j])).collect()
     }
 
     fn key(&self, y: [u8; 4]) -> FunctionKey {
@@ -60,12 +50,7 @@ fn published_scheme_opens_sums_and_filters_as_described() {
     let opened = |y| decrypt_vartime(&lab.key(y), &ciphertexts, BOUND);
     assert_eq!(opened([1, 1, 1, 1]), Some(120 - 3 + 88 - 500));
     assert_eq!(opened([1, 1, 1, 0]), Some(120 - 3 + 88));
-    for refused in [
-        &[1u8, 1, 0, 0][..],
-        &[1, 1, 1, 2],
-        &[1, 1, 1],
-        &[0, 0, 0, 0],
-    ] {
+    for refused in [&[1u8, 1, 0, 0][..], &[1, 1, 1, 2], &[1, 1, 1], &[0, 0, 0, 0]] {
         assert!(lab.master.function_key(refused).is_err());
     }
 }
@@ -80,11 +65,7 @@ fn strip_succeeds_on_the_published_scheme() {
         let [w0, w1] = key.d[i];
         let strip = |c: Ciphertext| c.c - w0 * c.t[0] - w1 * c.t[1];
         let difference = solve_vartime(strip(first[i]) - strip(second[i]), BOUND);
-        assert_eq!(
-            difference,
-            Some(update[0] - update[1]),
-            "one known coordinate gives all"
-        );
+        assert_eq!(difference, Some(update[0] - update[1]), "one known coordinate gives all");
     }
 }
 
@@ -128,18 +109,10 @@ impl Served {
     /// the same in each.
     fn each(label: u8) -> impl Iterator<Item = Self> {
         schemes::all().iter().map(move |scheme| {
-            let shape = SumShape {
-                ring: Ring::Z32,
-                dim: 8,
-                parties: 4,
-                authorities: 1,
-            };
+            let shape = SumShape { ring: Ring::Z32, dim: 8, parties: 4, authorities: 1 };
             let mut fixture = Fixture::new(&shape, 9);
             // A new submission has a new nonce; the long-term keys stay.
-            fixture
-                .nonces
-                .iter_mut()
-                .for_each(|nonce| nonce.0[0] ^= label);
+            fixture.nonces.iter_mut().for_each(|nonce| nonce.0[0] ^= label);
             Self {
                 scheme: *scheme,
                 context: context(shape, PadSuite::Aes256Ctr, label),
@@ -150,12 +123,7 @@ impl Served {
     }
 
     fn messages(&self, members: &[usize]) -> Vec<Vec<Vec<u8>>> {
-        let Self {
-            scheme,
-            context,
-            fixture,
-            plains,
-        } = self;
+        let Self { scheme, context, fixture, plains } = self;
         all_messages(*scheme, context, fixture, members, plains, 8).unwrap()
     }
 
@@ -172,10 +140,7 @@ impl Served {
         let messages = [ciphertexts, vec![key.to_vec()]];
         let truth = plain_sum(self.context.shape.ring, members, &self.plains);
         open(self.scheme, &self.context, n, &messages, 8).is_ok_and(|words| {
-            words
-                .chunks(4)
-                .zip(truth.chunks(4))
-                .any(|(word, truth)| word == truth)
+            words.chunks(4).zip(truth.chunks(4)).any(|(word, truth)| word == truth)
         })
     }
 }
@@ -194,11 +159,7 @@ fn strip_fails_on_served_schemes() {
         let messages = run.messages(&ALL);
         for i in ALL {
             let alone = &messages[0][i..=i];
-            assert!(
-                !run.reveals(alone, &messages[1][0], &[i]),
-                "{}",
-                run.scheme.info().name
-            );
+            assert!(!run.reveals(alone, &messages[1][0], &[i]), "{}", run.scheme.info().name);
             assert!(!run.reveals(alone, &vec![0; messages[1][0].len()], &[i]));
         }
     }

@@ -90,11 +90,9 @@ pub fn digits(word: u64) -> [i16; 4] {
 
 /// The little-endian words of `plain` as `u64`.
 fn words(plain: &[u8], ring: Ring) -> impl Iterator<Item = u64> {
-    plain.chunks_exact(ring.word_bytes()).map(|word| {
-        word.iter()
-            .rev()
-            .fold(0u64, |value, byte| value << 8 | u64::from(*byte))
-    })
+    plain
+        .chunks_exact(ring.word_bytes())
+        .map(|word| word.iter().rev().fold(0u64, |value, byte| value << 8 | u64::from(*byte)))
 }
 
 /// H(label, index): the two points that mask one digit.
@@ -114,10 +112,10 @@ fn masks(label: &Label, ring: Ring, index: u64) -> [RistrettoPoint; 2] {
 fn client_key(context: &SumContext, keyed: &KeyedNonce<'_>) -> Secret<[Scalar; 2]> {
     let wide = derive::<128>(b"quorate/ddh-mcfe/1", context, keyed);
     let (a, b) = wide.expose().split_at(64);
-    Secret::new([a, b].map(|half| {
-        half.first_chunk()
-            .map_or(Scalar::ZERO, Scalar::from_bytes_mod_order_wide)
-    }))
+    Secret::new(
+        [a, b]
+            .map(|half| half.first_chunk().map_or(Scalar::ZERO, Scalar::from_bytes_mod_order_wide)),
+    )
 }
 
 fn add_keys(sum: &mut [Scalar; 2], other: &[Scalar; 2]) {
@@ -137,11 +135,8 @@ impl DigitTable {
             let mut rows = [[RistrettoPoint::identity(); 16]; 4];
             for (position, row) in rows.iter_mut().enumerate() {
                 // The top nibble is the signed one.
-                let mut multiple = if position == 3 {
-                    -(unit * Scalar::from(8u8))
-                } else {
-                    Identity::identity()
-                };
+                let mut multiple =
+                    if position == 3 { -(unit * Scalar::from(8u8)) } else { Identity::identity() };
                 for entry in row {
                     *entry = multiple;
                     multiple += unit;
@@ -177,23 +172,17 @@ impl SumScheme for DdhMcfe {
     fn check(&self, shape: &SumShape) -> Result<(), SchemeError> {
         check_shape(shape)?;
         if shape.parties > MAX_PARTIES {
-            return Err(SchemeError::Shape(
-                "more parties than the discrete logarithm opens",
-            ));
+            return Err(SchemeError::Shape("more parties than the discrete logarithm opens"));
         }
         if shape.dim >= 1 << 48 {
-            return Err(SchemeError::Shape(
-                "more coordinates than byte lengths can count",
-            ));
+            return Err(SchemeError::Shape("more coordinates than byte lengths can count"));
         }
         Ok(())
     }
 
     fn encoded_len(&self, shape: &SumShape, step: usize) -> Option<EncodedLen> {
         match step {
-            SUBMIT => Some(EncodedLen::PerCoordinate(
-                POINT_BYTES * digits_of(shape.ring),
-            )),
+            SUBMIT => Some(EncodedLen::PerCoordinate(POINT_BYTES * digits_of(shape.ring))),
             KEY => Some(EncodedLen::Fixed(KEY_BYTES)),
             _ => None,
         }
@@ -216,11 +205,7 @@ impl SumScheme for DdhMcfe {
         }
         let half = Scalar::from(2u8).invert();
         sum.expose_mut().iter_mut().for_each(|s| *s *= half);
-        Ok(Box::new(Party {
-            context: *context,
-            half_key: sum,
-            halves: Vec::with_capacity(BATCH),
-        }))
+        Ok(Box::new(Party { context: *context, half_key: sum, halves: Vec::with_capacity(BATCH) }))
     }
 
     fn opener(
@@ -318,25 +303,16 @@ struct DdhOpener {
 impl DdhOpener {
     fn absorb_ciphertext(&mut self, bytes: &[u8]) -> Result<(), SchemeError> {
         let points = digits_of(self.context.shape.ring);
-        check_len(
-            bytes,
-            count(&self.range, &self.context.shape)?,
-            POINT_BYTES * points,
-        )?;
+        check_len(bytes, count(&self.range, &self.context.shape)?, POINT_BYTES * points)?;
         // All points first, so that a malformed one leaves the sums as they were.
         let decoded: Vec<_> = (0u64..)
             .zip(bytes.as_chunks::<POINT_BYTES>().0)
             .map(|(i, bytes)| {
                 let coordinate = self.range.start.saturating_add(i / points as u64);
-                CompressedRistretto(*bytes)
-                    .decompress()
-                    .ok_or(SchemeError::Malformed(coordinate))
+                CompressedRistretto(*bytes).decompress().ok_or(SchemeError::Malformed(coordinate))
             })
             .collect::<Result<_, _>>()?;
-        self.sums
-            .iter_mut()
-            .zip(decoded)
-            .for_each(|(sum, point)| *sum += point);
+        self.sums.iter_mut().zip(decoded).for_each(|(sum, point)| *sum += point);
         Ok(())
     }
 
@@ -404,10 +380,7 @@ impl Opener for DdhOpener {
         }
         // Written only now: an error leaves no value behind.
         for (place, word) in out.chunks_exact_mut(shape.ring.word_bytes()).zip(opened) {
-            place
-                .iter_mut()
-                .zip(word.to_le_bytes())
-                .for_each(|(to, byte)| *to = byte);
+            place.iter_mut().zip(word.to_le_bytes()).for_each(|(to, byte)| *to = byte);
         }
         Ok(())
     }
@@ -420,12 +393,7 @@ mod tests {
     use crate::fixed::to_ring;
     use crate::sum::PadSuite;
 
-    const SHAPE: SumShape = SumShape {
-        ring: Ring::Z32,
-        dim: 2,
-        parties: 3,
-        authorities: 1,
-    };
+    const SHAPE: SumShape = SumShape { ring: Ring::Z32, dim: 2, parties: 3, authorities: 1 };
 
     fn plains(values: [[i64; 2]; 3]) -> Vec<Vec<u8>> {
         values
@@ -440,46 +408,20 @@ mod tests {
 
     #[test]
     fn digits_are_balanced_and_recombine() {
-        for word in [
-            0,
-            1,
-            0x7fff,
-            0x8000,
-            u64::MAX,
-            1 << 63,
-            0x8000_8000_8000_8000,
-            0x1234_5678,
-        ] {
+        for word in [0, 1, 0x7fff, 0x8000, u64::MAX, 1 << 63, 0x8000_8000_8000_8000, 0x1234_5678] {
             let back = digits(word).iter().rev().fold(0u64, |value, digit| {
                 (value << DIGIT_BITS).wrapping_add(i64::from(*digit).cast_unsigned())
             });
             assert_eq!(back, word);
         }
-        assert_eq!(
-            digits((-5i64).cast_unsigned()),
-            [-5, 0, 0, 0],
-            "a sign must not reach the top"
-        );
+        assert_eq!(digits((-5i64).cast_unsigned()), [-5, 0, 0, 0], "a sign must not reach the top");
         assert_eq!(digits(0x8000), [i16::MIN, 1, 0, 0]);
     }
 
     #[test]
     fn every_digit_has_its_multiple() {
         let table = DigitTable::shared();
-        for digit in [
-            i16::MIN,
-            i16::MIN + 1,
-            -4097,
-            -4096,
-            -16,
-            -1,
-            0,
-            1,
-            15,
-            16,
-            4096,
-            i16::MAX,
-        ] {
+        for digit in [i16::MIN, i16::MIN + 1, -4097, -4096, -16, -1, 0, 1, 15, 16, 4096, i16::MAX] {
             let magnitude = Scalar::from(digit.unsigned_abs()) * G;
             let expected = if digit < 0 { -magnitude } else { magnitude };
             let half = table.mul(digit);
@@ -503,10 +445,7 @@ mod tests {
         );
         // The third point is the low digit of coordinate 1.
         let place = &mut messages[0][0][2 * POINT_BYTES..3 * POINT_BYTES];
-        let point = CompressedRistretto::from_slice(place)
-            .unwrap()
-            .decompress()
-            .unwrap();
+        let point = CompressedRistretto::from_slice(place).unwrap().decompress().unwrap();
         place.copy_from_slice((point + G).compress().as_bytes());
         let refused = open(&DdhMcfe, &context, 3, &messages, 2);
         assert_eq!(refused, Err(SchemeError::OutOfRange(1)));
@@ -519,36 +458,16 @@ mod tests {
         opener.begin(0..2);
         let mut bytes = [0u8; 4 * POINT_BYTES];
         bytes[2 * POINT_BYTES..].fill(0xff);
-        assert_eq!(
-            opener.absorb(SUBMIT, &bytes),
-            Err(SchemeError::Malformed(1))
-        );
-        assert_eq!(
-            opener.absorb(KEY, &[0xff; 64]),
-            Err(SchemeError::Malformed(0))
-        );
+        assert_eq!(opener.absorb(SUBMIT, &bytes), Err(SchemeError::Malformed(1)));
+        assert_eq!(opener.absorb(KEY, &[0xff; 64]), Err(SchemeError::Malformed(0)));
         bytes.fill(0);
-        assert_eq!(
-            opener.absorb(SUBMIT, &bytes),
-            Ok(()),
-            "the identity is a point"
-        );
+        assert_eq!(opener.absorb(SUBMIT, &bytes), Ok(()), "the identity is a point");
     }
 
     #[test]
     fn rosters_beyond_the_table_are_refused() {
-        let shape = SumShape {
-            parties: MAX_PARTIES,
-            ..SHAPE
-        };
+        let shape = SumShape { parties: MAX_PARTIES, ..SHAPE };
         assert_eq!(DdhMcfe.check(&shape), Ok(()));
-        assert!(
-            DdhMcfe
-                .check(&SumShape {
-                    parties: MAX_PARTIES + 1,
-                    ..SHAPE
-                })
-                .is_err()
-        );
+        assert!(DdhMcfe.check(&SumShape { parties: MAX_PARTIES + 1, ..SHAPE }).is_err());
     }
 }

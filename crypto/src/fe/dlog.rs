@@ -38,18 +38,12 @@ pub fn table() -> &'static Table {
 }
 
 fn prefix(encoding: &CompressedRistretto) -> u64 {
-    encoding
-        .as_bytes()
-        .first_chunk()
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    encoding.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Slots to look at for a prefix, in order.
 fn probe(prefix: u64) -> impl Iterator<Item = usize> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "only the low bits are kept"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "only the low bits are kept")]
     let start = prefix as usize;
     (0..SLOTS).map(move |i| start.wrapping_add(i) % SLOTS)
 }
@@ -113,11 +107,8 @@ impl Table {
         let mut centre = 0;
         loop {
             for (shift, centre) in [(-shift, centre), (shift, -centre)] {
-                let shifted: Vec<_> = unsolved
-                    .iter()
-                    .filter_map(|i| points.get(*i))
-                    .map(|p| p + shift)
-                    .collect();
+                let shifted: Vec<_> =
+                    unsolved.iter().filter_map(|i| points.get(*i)).map(|p| p + shift).collect();
                 let mut encoded = RistrettoPoint::double_and_compress_batch(&shifted).into_iter();
                 unsolved.retain(|i| {
                     let k = encoded.next().and_then(|encoding| self.find(&encoding));

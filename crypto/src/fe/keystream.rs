@@ -103,27 +103,13 @@ pub fn add(ring: Ring, sum: &mut [u8], words: &[u8]) {
     // Byte arrays need no alignment and compile to vector adds.
     match ring {
         Ring::Z32 => {
-            for (s, w) in sum
-                .as_chunks_mut::<4>()
-                .0
-                .iter_mut()
-                .zip(words.as_chunks::<4>().0)
-            {
-                *s = u32::from_le_bytes(*s)
-                    .wrapping_add(u32::from_le_bytes(*w))
-                    .to_le_bytes();
+            for (s, w) in sum.as_chunks_mut::<4>().0.iter_mut().zip(words.as_chunks::<4>().0) {
+                *s = u32::from_le_bytes(*s).wrapping_add(u32::from_le_bytes(*w)).to_le_bytes();
             }
         }
         Ring::Z64 => {
-            for (s, w) in sum
-                .as_chunks_mut::<8>()
-                .0
-                .iter_mut()
-                .zip(words.as_chunks::<8>().0)
-            {
-                *s = u64::from_le_bytes(*s)
-                    .wrapping_add(u64::from_le_bytes(*w))
-                    .to_le_bytes();
+            for (s, w) in sum.as_chunks_mut::<8>().0.iter_mut().zip(words.as_chunks::<8>().0) {
+                *s = u64::from_le_bytes(*s).wrapping_add(u64::from_le_bytes(*w)).to_le_bytes();
             }
         }
     }
@@ -133,27 +119,13 @@ pub fn add(ring: Ring, sum: &mut [u8], words: &[u8]) {
 pub fn sub(ring: Ring, sum: &mut [u8], words: &[u8]) {
     match ring {
         Ring::Z32 => {
-            for (s, w) in sum
-                .as_chunks_mut::<4>()
-                .0
-                .iter_mut()
-                .zip(words.as_chunks::<4>().0)
-            {
-                *s = u32::from_le_bytes(*s)
-                    .wrapping_sub(u32::from_le_bytes(*w))
-                    .to_le_bytes();
+            for (s, w) in sum.as_chunks_mut::<4>().0.iter_mut().zip(words.as_chunks::<4>().0) {
+                *s = u32::from_le_bytes(*s).wrapping_sub(u32::from_le_bytes(*w)).to_le_bytes();
             }
         }
         Ring::Z64 => {
-            for (s, w) in sum
-                .as_chunks_mut::<8>()
-                .0
-                .iter_mut()
-                .zip(words.as_chunks::<8>().0)
-            {
-                *s = u64::from_le_bytes(*s)
-                    .wrapping_sub(u64::from_le_bytes(*w))
-                    .to_le_bytes();
+            for (s, w) in sum.as_chunks_mut::<8>().0.iter_mut().zip(words.as_chunks::<8>().0) {
+                *s = u64::from_le_bytes(*s).wrapping_sub(u64::from_le_bytes(*w)).to_le_bytes();
             }
         }
     }

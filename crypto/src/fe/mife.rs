@@ -113,11 +113,7 @@ impl Master {
             let [w0, w1, u] = [(); 3].map(|()| Scalar::random(rng));
             slots.expose_mut().push(Slot { w: [w0, w1], u });
         }
-        Self {
-            alpha,
-            slots,
-            threshold,
-        }
+        Self { alpha, slots, threshold }
     }
 
     /// The encryption key of party `i`.
@@ -126,11 +122,7 @@ impl Master {
         let slot = self.slots.expose().get(i)?;
         let a = [G, self.alpha.expose() * G];
         let [w0, w1] = slot.w;
-        Some(PartyKey {
-            a,
-            wa: w0 * G + (w1 * self.alpha.expose()) * G,
-            u: Secret::new(slot.u),
-        })
+        Some(PartyKey { a, wa: w0 * G + (w1 * self.alpha.expose()) * G, u: Secret::new(slot.u) })
     }
 
     /// The functional key for weights `y_i / c`, c being the number of non-zero entries, after the
@@ -149,12 +141,7 @@ impl Master {
         if y.iter().filter(|weight| **weight == 1).count() < self.threshold {
             return Err(Filtered::TooFew);
         }
-        let weighted = || {
-            slots
-                .iter()
-                .zip(y)
-                .map(|(slot, y)| (slot, Scalar::from(*y)))
-        };
+        let weighted = || slots.iter().zip(y).map(|(slot, y)| (slot, Scalar::from(*y)));
         Ok(FunctionKey {
             y: y.to_vec(),
             d: weighted().map(|(slot, y)| slot.w.map(|w| w * y)).collect(),
@@ -168,10 +155,7 @@ impl PartyKey {
     pub fn encrypt<R: CryptoRng + ?Sized>(&self, rng: &mut R, x: i64) -> Ciphertext {
         let r = Secret::new(Scalar::random(rng));
         let message = signed(x) + self.u.expose();
-        Ciphertext {
-            t: self.a.map(|a| r.expose() * a),
-            c: message * G + r.expose() * self.wa,
-        }
+        Ciphertext { t: self.a.map(|a| r.expose() * a), c: message * G + r.expose() * self.wa }
     }
 }
 
@@ -202,10 +186,6 @@ pub fn decrypt_vartime(key: &FunctionKey, ciphertexts: &[Ciphertext], bound: i64
 /// x with `point` = \[x\] and |x| <= `bound`.
 #[must_use]
 pub fn solve_vartime(point: RistrettoPoint, bound: i64) -> Option<i64> {
-    let found = dlog::table()
-        .solve_vartime(&[point], bound)
-        .into_iter()
-        .flatten()
-        .next()?;
+    let found = dlog::table().solve_vartime(&[point], bound).into_iter().flatten().next()?;
     (found.abs() <= bound).then_some(found)
 }

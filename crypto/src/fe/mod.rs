@@ -30,16 +30,8 @@ pub const SUBMIT: usize = 0;
 /// The step in which authorities release functional keys.
 pub const KEY: usize = 1;
 
-const STEPS: &[Step] = &[
-    Step {
-        name: "submit",
-        by: Role::Party,
-    },
-    Step {
-        name: "key",
-        by: Role::Authority,
-    },
-];
+const STEPS: &[Step] =
+    &[Step { name: "submit", by: Role::Party }, Step { name: "key", by: Role::Authority }];
 
 /// What every scheme of this family asks of a shape.
 fn check_shape(shape: &SumShape) -> Result<(), SchemeError> {
@@ -66,16 +58,10 @@ fn check_keys(step: usize, shape: &SumShape, keys: &[KeyedNonce<'_>]) -> Result<
     let got = keys.len();
     let [least, most] = [least, most].map(|bound| usize::try_from(bound).unwrap_or(usize::MAX));
     if got < least {
-        return Err(SchemeError::Keys {
-            expected: least,
-            got,
-        });
+        return Err(SchemeError::Keys { expected: least, got });
     }
     if got > most {
-        return Err(SchemeError::Keys {
-            expected: most,
-            got,
-        });
+        return Err(SchemeError::Keys { expected: most, got });
     }
     Ok(())
 }
@@ -84,9 +70,7 @@ fn check_members(shape: &SumShape, members: u32) -> Result<(), SchemeError> {
     if (2..=shape.parties).contains(&members) {
         Ok(())
     } else {
-        Err(SchemeError::Shape(
-            "a sum is over two members or more, and at most the roster",
-        ))
+        Err(SchemeError::Shape("a sum is over two members or more, and at most the roster"))
     }
 }
 
@@ -102,13 +86,8 @@ where
 {
     let bits = context.shape.ring.bits().to_le_bytes();
     // Unambiguous: the domain is a constant and every other part has a fixed length.
-    let info: [&[u8]; 5] = [
-        domain,
-        &[context.suite.number()],
-        &bits,
-        &context.label.0,
-        &keyed.nonce.0,
-    ];
+    let info: [&[u8]; 5] =
+        [domain, &[context.suite.number()], &bits, &context.label.0, &keyed.nonce.0];
     let mut out = Secret::new([0u8; N]);
     Hkdf::<Sha256>::from_prk(keyed.key.0.expose())
         .unwrap_or_else(|_| unreachable!("32 bytes is a legal HKDF key"))
@@ -119,11 +98,7 @@ where
 
 /// Number of coordinates in `range`, which must lie within the sum.
 fn count(range: &Range<u64>, shape: &SumShape) -> Result<usize, SchemeError> {
-    let bad = SchemeError::Range {
-        start: range.start,
-        end: range.end,
-        dim: shape.dim,
-    };
+    let bad = SchemeError::Range { start: range.start, end: range.end, dim: shape.dim };
     if range.end > shape.dim {
         return Err(bad);
     }
@@ -137,10 +112,7 @@ fn check_len(bytes: &[u8], count: usize, width: usize) -> Result<(), SchemeError
     if bytes.len() == expected {
         Ok(())
     } else {
-        Err(SchemeError::Length {
-            expected,
-            got: bytes.len(),
-        })
+        Err(SchemeError::Length { expected, got: bytes.len() })
     }
 }
 
@@ -148,11 +120,7 @@ fn check_len(bytes: &[u8], count: usize, width: usize) -> Result<(), SchemeError
 fn check_absorbed(absorbed: [u32; 2], members: u32, authorities: u32) -> Result<(), SchemeError> {
     for (step, (got, expected)) in absorbed.into_iter().zip([members, authorities]).enumerate() {
         if got != expected {
-            return Err(SchemeError::Messages {
-                step,
-                expected,
-                got,
-            });
+            return Err(SchemeError::Messages { step, expected, got });
         }
     }
     Ok(())

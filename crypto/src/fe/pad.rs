@@ -53,9 +53,7 @@ impl SumScheme for Pad {
         check_shape(shape)?;
         match shape.dim.checked_mul(shape.ring.word_bytes() as u64) {
             Some(bytes) if bytes < MAX_STREAM_BYTES => Ok(()),
-            _ => Err(SchemeError::Shape(
-                "more coordinates than one keystream covers",
-            )),
+            _ => Err(SchemeError::Shape("more coordinates than one keystream covers")),
         }
     }
 
@@ -130,17 +128,11 @@ impl Contributor for PadWriter {
             out.fill(0);
         }
         let position = range.start.saturating_mul(width as u64);
-        self.scratch
-            .add_pads(&mut self.streams, self.shape.ring, position, out)
-            .map_err(|_| {
-                // Half-padded words must not leave.
-                out.fill(0);
-                SchemeError::Range {
-                    start: range.start,
-                    end: range.end,
-                    dim: self.shape.dim,
-                }
-            })
+        self.scratch.add_pads(&mut self.streams, self.shape.ring, position, out).map_err(|_| {
+            // Half-padded words must not leave.
+            out.fill(0);
+            SchemeError::Range { start: range.start, end: range.end, dim: self.shape.dim }
+        })
     }
 }
 
@@ -158,8 +150,7 @@ impl Opener for PadOpener {
         self.absorbed = [0; 2];
         // An illegal range is refused by the first `absorb`.
         let words = count(&range, &self.shape).unwrap_or(0);
-        self.sum
-            .resize(words.saturating_mul(self.shape.ring.word_bytes()), 0);
+        self.sum.resize(words.saturating_mul(self.shape.ring.word_bytes()), 0);
         self.range = range;
     }
 

@@ -9,37 +9,17 @@ use crate::sum::{KeyedNonce, Label, Nonce, PadSuite, Ring, SumContext, SumScheme
 
 fn inputs() -> (SharedKey, Nonce) {
     let key = SharedKey::from_bytes(core::array::from_fn(|i| u8::try_from(i).unwrap()));
-    (
-        key,
-        Nonce(core::array::from_fn(|i| 0xa0 + u8::try_from(i).unwrap())),
-    )
+    (key, Nonce(core::array::from_fn(|i| 0xa0 + u8::try_from(i).unwrap())))
 }
 
 fn context(suite: PadSuite, ring: Ring, dim: u64) -> SumContext {
-    let shape = SumShape {
-        ring,
-        dim,
-        parties: 2,
-        authorities: 1,
-    };
-    SumContext {
-        label: Label([0x11; 32]),
-        shape,
-        suite,
-    }
+    let shape = SumShape { ring, dim, parties: 2, authorities: 1 };
+    SumContext { label: Label([0x11; 32]), shape, suite }
 }
 
 fn submit(scheme: &dyn SumScheme, context: &SumContext, plain: &[u8]) -> Vec<u8> {
     let (key, nonce) = inputs();
-    write_message(
-        scheme,
-        0,
-        context,
-        &[KeyedNonce { key: &key, nonce }],
-        plain,
-        4096,
-    )
-    .unwrap()
+    write_message(scheme, 0, context, &[KeyedNonce { key: &key, nonce }], plain, 4096).unwrap()
 }
 
 /// The encryption of zeros is the pad: its first 16 bytes and those at byte 16384.
@@ -84,10 +64,7 @@ fn pad_streams() {
 fn ddh_ciphertext() {
     let context = context(PadSuite::Aes256Ctr, Ring::Z32, 2);
     let plain = [(-5i32).to_le_bytes(), 98_304i32.to_le_bytes()].concat();
-    let points: Vec<_> = submit(&DdhMcfe, &context, &plain)
-        .chunks(32)
-        .map(hex::encode)
-        .collect();
+    let points: Vec<_> = submit(&DdhMcfe, &context, &plain).chunks(32).map(hex::encode).collect();
     assert_eq!(
         points,
         [
@@ -110,8 +87,5 @@ fn ddh_functional_key() {
         "61e1ee54c0e19fc559304771ef44260d91bece9f3151c63be67efde34597af00",
         "9cc3c82533dbb3b49e264c5d8152fed83b7e7c42a9c0c5b690a11c073ad1000f",
     ];
-    assert_eq!(
-        bytes.chunks(32).map(hex::encode).collect::<Vec<_>>(),
-        expected
-    );
+    assert_eq!(bytes.chunks(32).map(hex::encode).collect::<Vec<_>>(), expected);
 }
