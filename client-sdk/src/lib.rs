@@ -1,1 +1,5 @@
-//! Placeholder
+//! The party's side of Quorate: durable store, bulk transfer, built-in models, transport, driver.
+
+pub mod bulk;
+pub mod learn;
+pub mod store;

@@ -1,1 +1,15 @@
-//! Placeholder
+//! The protocols of Quorate: pure state machines and the types they exchange.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+
+pub mod checks;
+pub mod enrol;
+pub mod hybrid_alpha;
+pub mod job;
+pub mod machine;
+pub mod model;
+pub mod payload;
+pub mod refusal;
+pub mod wire;
+pub mod workload;

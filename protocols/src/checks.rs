@@ -1,0 +1,77 @@
+//! The named checks. With the feature `mutants` a test can switch one off and must then see its
+//! suite fail: a check whose loss nobody notices is not tested.
+
+/// A check that the safety of a round rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Check {
+    /// Every signature of a peer verifies.
+    Signature = 1,
+    /// The label is the hash of the fields beside it.
+    Label = 2,
+    /// The frozen set has at least r_min members.
+    Floor = 3,
+    /// y is the indicator of the frozen set.
+    Indicator = 4,
+    /// One attempt of a round is promised at a time, and none after one was released.
+    OneOpening = 5,
+    /// A retry carries every authority's tombstone of the attempt before.
+    Tombstones = 6,
+    /// A functional key leaves only against all promises for the same frozen set.
+    AllPromises = 7,
+    /// Every roster entry is enrolled at the authority with these keys.
+    Enrolled = 8,
+    /// A party trains only on the model it computed itself from the last opened sum.
+    ModelHash = 9,
+    /// A party never puts a second plaintext or nonce under a label.
+    LabelOnce = 10,
+    /// A submission after the freeze is refused.
+    Late = 11,
+    /// The check slots of an opened sum are zero.
+    CheckSlot = 12,
+    /// A party refuses a manifest below its minima.
+    Minima = 13,
+    /// No model is opened twice in a job.
+    ModelOnce = 14,
+}
+
+impl Check {
+    /// All checks.
+    pub const ALL: [Self; 14] = [
+        Self::Signature,
+        Self::Label,
+        Self::Floor,
+        Self::Indicator,
+        Self::OneOpening,
+        Self::Tombstones,
+        Self::AllPromises,
+        Self::Enrolled,
+        Self::ModelHash,
+        Self::LabelOnce,
+        Self::Late,
+        Self::CheckSlot,
+        Self::Minima,
+        Self::ModelOnce,
+    ];
+}
+
+#[cfg(feature = "mutants")]
+static DISABLED: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
+
+/// Switches one check off, or all on again, for the whole process. Tests only.
+#[cfg(feature = "mutants")]
+pub fn disable(check: Option<Check>) {
+    DISABLED.store(check.map_or(0, |check| check as u8), core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Whether `check`, whose condition came out as `condition`, lets its message pass.
+#[inline]
+#[must_use]
+pub fn holds(check: Check, condition: bool) -> bool {
+    #[cfg(feature = "mutants")]
+    if DISABLED.load(core::sync::atomic::Ordering::SeqCst) == check as u8 {
+        return true;
+    }
+    let _ = check;
+    condition
+}

@@ -1,0 +1,560 @@
+//! The authority's side: it promises one frozen set per round, then releases one functional key.
+//!
+//! ```text
+//! attempt:  unseen --promise request--> Promised --all m promises--> Released
+//!             \______ tombstone ______/  |
+//!              `--> Tombstoned <---------'         (Released refuses a tombstone)
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_crypto::keys::ExchangeKey;
+use quorate_crypto::merkle::Hash;
+use quorate_crypto::sum::{Label, Nonce};
+use serde::{Deserialize, Serialize};
+
+use super::messages::{
+    BulkRef, Freeze, FuncKey, KeyRequest, Message, Promise, PromiseRequest, Tombstone,
+    TombstoneRequest, request_hash, y_hash,
+};
+use super::{STEP_KEY, check_header, check_open};
+use crate::checks::{Check, holds};
+use crate::job::{Approval, Manifest, Minima, RosterEntry};
+use crate::machine::{Bug, Context, Fact, Output, Peer};
+use crate::refusal::{Code, Culprit, Refusal};
+use crate::wire::{Name, Signed, Verified};
+use crate::workload::Purpose;
+
+/// How far the aggregator's clock may be ahead of this authority's.
+const CLOCK_SKEW_MS: u64 = 60_000;
+
+/// Who is enrolled at this authority.
+pub trait Directory {
+    /// The keys of the current epoch of `party`.
+    fn enrolled(&self, party: &Name) -> Option<RosterEntry>;
+}
+
+impl Directory for BTreeMap<Name, RosterEntry> {
+    fn enrolled(&self, party: &Name) -> Option<RosterEntry> {
+        self.get(party).cloned()
+    }
+}
+
+/// One member whose pad enters a functional key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyMember {
+    /// The party.
+    pub party: Name,
+    /// Epoch of its keys.
+    pub epoch: u32,
+    /// Its exchange key.
+    pub exchange: ExchangeKey,
+    /// Nonce of its submission.
+    pub nonce: Nonce,
+}
+
+/// Work outside the machine: compute the functional key and store its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComputeKey {
+    /// Round.
+    pub round: u32,
+    /// The label.
+    pub label: Label,
+    /// Members in roster order.
+    pub members: Vec<KeyMember>,
+}
+
+/// What an authority handles.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A message of the aggregator.
+    Message(Box<Message>),
+    /// [`ComputeKey`] is done and the key's bytes are durable.
+    KeyReady {
+        /// Its label.
+        label: Label,
+        /// The key.
+        key: BulkRef,
+    },
+}
+
+/// An output of this machine.
+pub type AuthorityOutput = Output<Message, ComputeKey>;
+
+/// A frozen set this authority is bound to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Promised {
+    attempt: u16,
+    label: Label,
+    purpose: Purpose,
+    model: Hash,
+    freeze: Hash,
+    y: Hash,
+    members: Vec<KeyMember>,
+    promise: Verified<Promise>,
+}
+
+/// A set whose functional key may leave; there is no way back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Released {
+    promised: Promised,
+    key: Option<Verified<FuncKey>>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Live {
+    Promised(Promised),
+    Released(Released),
+}
+
+impl Live {
+    const fn promised(&self) -> &Promised {
+        match self {
+            Self::Promised(promised) => promised,
+            Self::Released(released) => &released.promised,
+        }
+    }
+}
+
+/// All this authority ever decided about one round.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct RoundLedger {
+    live: Option<Live>,
+    tombstones: BTreeMap<u16, Verified<Tombstone>>,
+}
+
+/// One job at one authority.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuthorityJob {
+    me: Name,
+    manifest: Manifest,
+    approval: Verified<Approval>,
+    rounds: BTreeMap<u32, RoundLedger>,
+    opened_models: BTreeSet<(Purpose, Hash)>,
+}
+
+impl AuthorityJob {
+    /// Checks a manifest and signs it off (A2).
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`], [`Code::BelowMinima`], or [`Code::UnknownJob`] when this authority's
+    /// current keys are not in the manifest.
+    pub fn register(
+        cx: &Context<'_>,
+        me: &Name,
+        epoch: u32,
+        minima: &Minima,
+        manifest: Manifest,
+    ) -> Result<(Self, Vec<AuthorityOutput>), Refusal> {
+        manifest.check()?;
+        minima.check(&manifest)?;
+        let mine = manifest.authority(me).is_some_and(|key| {
+            key.epoch == epoch
+                && key.verify == cx.identity.verify_key()
+                && key.exchange == cx.identity.exchange_key()
+        });
+        if !mine {
+            return Err(Refusal::new(Code::UnknownJob, "the manifest names other keys for me"));
+        }
+        let approval = Approval { authority: me.clone(), manifest: manifest.hash() };
+        let approval = Signed::sign(approval, cx.identity);
+        let outputs = vec![
+            Output::Log(Fact::job("job.approved", manifest.title.clone())),
+            reply(Message::Approval(approval.signed().clone())),
+        ];
+        let job = Self {
+            me: me.clone(),
+            manifest,
+            approval,
+            rounds: BTreeMap::new(),
+            opened_models: BTreeSet::new(),
+        };
+        Ok((job, outputs))
+    }
+
+    /// The approved manifest.
+    #[must_use]
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The stored approval.
+    #[must_use]
+    pub const fn approval(&self) -> &Verified<Approval> {
+        &self.approval
+    }
+
+    /// The released functional key of a label, if any.
+    #[must_use]
+    pub fn func_key(&self, label: &Label) -> Option<&FuncKey> {
+        self.rounds.values().find_map(|ledger| match &ledger.live {
+            Some(Live::Released(released)) if released.promised.label == *label => {
+                released.key.as_deref()
+            }
+            _ => None,
+        })
+    }
+
+    /// How many rounds were opened here.
+    #[must_use]
+    pub fn released_rounds(&self) -> usize {
+        self.rounds.values().filter(|l| matches!(l.live, Some(Live::Released(_)))).count()
+    }
+
+    /// Names of the states of all attempts, for reports.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        match self.rounds.values().next_back() {
+            None => "Approved",
+            Some(ledger) => match &ledger.live {
+                None => "Tombstoned",
+                Some(Live::Promised(_)) => "Promised",
+                Some(Live::Released(released)) if released.key.is_none() => "Releasing",
+                Some(Live::Released(_)) => "Released",
+            },
+        }
+    }
+
+    /// Handles one event.
+    ///
+    /// # Errors
+    /// [`Bug`] for an event no correct driver sends.
+    pub fn handle(
+        self,
+        cx: &mut Context<'_>,
+        directory: &dyn Directory,
+        event: Event,
+    ) -> Result<(Self, Vec<AuthorityOutput>), Bug> {
+        let mut next = self.clone();
+        let outcome = match event {
+            Event::Message(message) => match *message {
+                Message::Register(manifest) if *manifest == self.manifest => {
+                    Ok(vec![reply(Message::Approval(self.approval.signed().clone()))])
+                }
+                Message::PromiseRequest(request) => next.promise(cx, directory, &request),
+                Message::KeyRequest(request) => next.release(&request),
+                Message::TombstoneRequest(request) => next.tombstone(cx, &request),
+                _ => Err(Refusal::new(
+                    Code::WrongState,
+                    "an authority takes promise, key and tombstone requests",
+                )),
+            },
+            Event::KeyReady { label, key } => {
+                return next.key_ready(cx, label, key).map(|o| (next, o));
+            }
+        };
+        Ok(match outcome {
+            Ok(outputs) => (next, outputs),
+            Err(refusal) => {
+                let fact = Fact::job("refused", format!("{refusal}"));
+                (self, vec![Output::Log(fact), Output::Reject(refusal)])
+            }
+        })
+    }
+
+    fn promise(
+        &mut self,
+        cx: &Context<'_>,
+        directory: &dyn Directory,
+        request: &PromiseRequest,
+    ) -> Result<Vec<AuthorityOutput>, Refusal> {
+        // A1, A3, A4: the frozen set is the aggregator's word, and its opening is well-formed.
+        let freeze = request.freeze.verify(&self.manifest.aggregator).map_err(|refusal| {
+            Refusal::new(Code::NotFrozen, format!("not a frozen set: {}", refusal.detail))
+        })?;
+        let checked = check_open(&self.manifest, &freeze.open)?;
+        let (open, label) = (checked.open, checked.label);
+        let fields = open.fields;
+        for entry in &open.roster {
+            let known = directory.enrolled(&entry.party).is_some_and(|known| known == *entry);
+            if !holds(Check::Enrolled, known) {
+                return Err(Refusal::new(
+                    Code::UnknownParty,
+                    format!("{} is not enrolled here with these keys", entry.party),
+                ));
+            }
+        }
+        let members = self.members(&freeze, &open, &label)?;
+        // A6
+        let size = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        if !holds(Check::Floor, size >= self.manifest.floor()) {
+            return Err(Refusal::new(
+                Code::BelowFloor,
+                format!("{size} members, the floor is {}", self.manifest.floor()),
+            )
+            .blaming(Culprit::Aggregator));
+        }
+        // A7
+        let indicator: Vec<u8> = open
+            .roster
+            .iter()
+            .map(|entry| u8::from(members.iter().any(|member| member.party == entry.party)))
+            .collect();
+        if !holds(Check::Indicator, indicator == request.y) {
+            return Err(Refusal::new(Code::BadY, "y is not the indicator of the frozen set"));
+        }
+        let (freeze_hash, y) = (freeze.hash(), y_hash(&request.y));
+        let ledger = self.rounds.get(&fields.round);
+        // A9: the same request gets the same bytes; anything else under this round is refused.
+        if let Some(live) = ledger.and_then(|ledger| ledger.live.as_ref()) {
+            let known = live.promised();
+            if known.label == label && known.freeze == freeze_hash && known.y == y {
+                return Ok(vec![reply(Message::Promise(known.promise.signed().clone()))]);
+            }
+            if !holds(Check::OneOpening, false) {
+                return Err(Refusal::new(
+                    Code::LabelUsed,
+                    "this round is already bound to another frozen set",
+                )
+                .blaming(Culprit::Aggregator));
+            }
+        }
+        if ledger.is_some_and(|ledger| ledger.tombstones.contains_key(&fields.attempt)) {
+            return Err(Refusal::new(Code::Tombstoned, "this attempt was given up"));
+        }
+        let own_tombstone = fields
+            .attempt
+            .checked_sub(1)
+            .is_none_or(|before| ledger.is_some_and(|l| l.tombstones.contains_key(&before)));
+        if !holds(Check::Tombstones, own_tombstone) {
+            return Err(Refusal::new(
+                Code::MissingTombstones,
+                "the attempt before was never given up here",
+            ));
+        }
+        // A8
+        let before_released = fields.round.checked_sub(1).is_none_or(|before| {
+            matches!(
+                self.rounds.get(&before),
+                Some(RoundLedger { live: Some(Live::Released(_)), .. })
+            )
+        });
+        if !before_released {
+            return Err(Refusal::new(Code::OutOfOrder, "the round before was not opened here"));
+        }
+        // A10
+        let seen = self.opened_models.contains(&(fields.purpose, fields.model));
+        if !holds(Check::ModelOnce, !seen) {
+            return Err(Refusal::new(Code::LabelUsed, "a sum over this model was opened before")
+                .blaming(Culprit::Aggregator));
+        }
+        // A11
+        let end = open.deadline_ms.saturating_add(self.manifest.deadlines.key_ms);
+        if cx.now_ms > end {
+            return Err(Refusal::new(Code::Expired, "the label's time is over"));
+        }
+        // The deadline is the aggregator's own word: one further away than the manifest allows would
+        // make a label that never expires.
+        let latest = cx.now_ms.saturating_add(self.manifest.deadlines.collect_ms);
+        if open.deadline_ms > latest.saturating_add(CLOCK_SKEW_MS) {
+            return Err(Refusal::new(
+                Code::Expired,
+                "the deadline lies further ahead than the manifest allows; check the clocks",
+            ));
+        }
+        let promise = Promise {
+            authority: self.me.clone(),
+            manifest: fields.manifest,
+            round: fields.round,
+            attempt: fields.attempt,
+            label,
+            freeze: freeze_hash,
+            y,
+        };
+        let promise = Signed::sign(promise, cx.identity);
+        let outputs = vec![
+            Output::Log(Fact::of(
+                "key.promised",
+                fields.round,
+                fields.attempt,
+                format!("{label:?} for {size} members, freeze {freeze_hash}"),
+            )),
+            reply(Message::Promise(promise.signed().clone())),
+        ];
+        self.rounds.entry(fields.round).or_default().live = Some(Live::Promised(Promised {
+            attempt: fields.attempt,
+            label,
+            purpose: fields.purpose,
+            model: fields.model,
+            freeze: freeze_hash,
+            y,
+            members,
+            promise,
+        }));
+        Ok(outputs)
+    }
+
+    /// A5: every member signed a submission of this label, each party once, in roster order.
+    fn members(
+        &self,
+        freeze: &Freeze,
+        open: &super::messages::RoundOpen,
+        label: &Label,
+    ) -> Result<Vec<KeyMember>, Refusal> {
+        let mut members: Vec<KeyMember> = Vec::with_capacity(freeze.members.len());
+        for header in &freeze.members {
+            let header = check_header(&self.manifest, open, label, header)?;
+            if members.last().is_some_and(|last| last.party >= header.party) {
+                return Err(Refusal::new(Code::NotFrozen, "members are not sorted and distinct")
+                    .blaming(Culprit::Aggregator));
+            }
+            let exchange = open
+                .roster
+                .iter()
+                .find(|entry| entry.party == header.party)
+                .map(|entry| entry.exchange)
+                .ok_or_else(|| Refusal::new(Code::UnknownParty, "not in the roster"))?;
+            members.push(KeyMember {
+                party: header.party.clone(),
+                epoch: header.epoch,
+                exchange,
+                nonce: header.nonce,
+            });
+        }
+        Ok(members)
+    }
+
+    fn release(&mut self, request: &KeyRequest) -> Result<Vec<AuthorityOutput>, Refusal> {
+        // A12
+        let found = self.rounds.iter_mut().find_map(|(round, ledger)| {
+            let matches = ledger.live.as_ref().is_some_and(|l| l.promised().label == request.label);
+            matches.then_some((*round, ledger))
+        });
+        let Some((round, ledger)) = found else {
+            return Err(Refusal::new(Code::NotFrozen, "no set was promised under this label"));
+        };
+        let promised = match &ledger.live {
+            Some(Live::Released(released)) => {
+                return Ok(match &released.key {
+                    Some(key) => vec![reply(Message::FuncKey(key.signed().clone()))],
+                    None => vec![work(round, &released.promised)],
+                });
+            }
+            Some(Live::Promised(promised)) => promised.clone(),
+            None => return Err(Refusal::new(Code::NotFrozen, "nothing is promised")),
+        };
+        // A13
+        let agree = request.promises.len() == self.manifest.authorities.len()
+            && self.manifest.authorities.iter().zip(&request.promises).all(|(key, signed)| {
+                signed.verify(&key.verify).is_ok_and(|promise| {
+                    promise.authority == key.name
+                        && promise.label == promised.label
+                        && promise.freeze == promised.freeze
+                        && promise.y == promised.y
+                })
+            });
+        if !holds(Check::AllPromises, agree) {
+            return Err(Refusal::new(
+                Code::BadPromises,
+                "a key needs every authority's promise for the same frozen set",
+            ));
+        }
+        self.opened_models.insert((promised.purpose, promised.model));
+        let outputs = vec![
+            Output::Log(Fact::of(
+                "key.released",
+                round,
+                promised.attempt,
+                format!("{:?} for {} members", promised.label, promised.members.len()),
+            )),
+            work(round, &promised),
+        ];
+        ledger.live = Some(Live::Released(Released { promised, key: None }));
+        // Only the answer of an older round can still be asked for; its members are not needed.
+        for (_, old) in self.rounds.range_mut(..round) {
+            if let Some(Live::Released(released)) = &mut old.live
+                && released.key.is_some()
+            {
+                released.promised.members = Vec::new();
+            }
+        }
+        Ok(outputs)
+    }
+
+    fn key_ready(
+        &mut self,
+        cx: &Context<'_>,
+        label: Label,
+        key: BulkRef,
+    ) -> Result<Vec<AuthorityOutput>, Bug> {
+        let me = self.me.clone();
+        let found = self.rounds.iter_mut().find_map(|(round, ledger)| match &mut ledger.live {
+            Some(Live::Released(released)) if released.promised.label == label => {
+                Some((*round, released))
+            }
+            _ => None,
+        });
+        let Some((round, released)) = found else {
+            return Err(Bug("a key was computed for a label that was not released".into()));
+        };
+        let expected = self.manifest.step_bytes(round, STEP_KEY).unwrap_or(0);
+        if key.len != expected {
+            return Err(Bug(format!("a key of {} bytes, {expected} expected", key.len)));
+        }
+        let promised = &released.promised;
+        let answer = FuncKey {
+            authority: me,
+            label,
+            request: request_hash(&label, &promised.freeze, &promised.y),
+            key,
+        };
+        let answer = match &released.key {
+            Some(stored) if **stored == answer => stored.clone(),
+            Some(_) => return Err(Bug("a functional key was computed with other bytes".into())),
+            None => Signed::sign(answer, cx.identity),
+        };
+        let message = reply(Message::FuncKey(answer.signed().clone()));
+        released.key = Some(answer);
+        Ok(vec![message])
+    }
+
+    fn tombstone(
+        &mut self,
+        cx: &Context<'_>,
+        request: &Signed<TombstoneRequest>,
+    ) -> Result<Vec<AuthorityOutput>, Refusal> {
+        let request = request.verify(&self.manifest.aggregator)?;
+        if request.manifest != self.approval.manifest
+            || self.manifest.workload.purpose(request.round).is_none()
+            || request.attempt >= self.manifest.deadlines.max_attempts
+        {
+            return Err(Refusal::new(Code::UnknownRound, "the job has no such attempt"));
+        }
+        let ledger = self.rounds.entry(request.round).or_default();
+        match &ledger.live {
+            // A key that left cannot be taken back, so neither this attempt nor a later one of its
+            // round is given up: whoever asks learns that the round is decided.
+            Some(Live::Released(_)) => {
+                return Err(Refusal::new(Code::Released, "the key of this round was released"));
+            }
+            Some(Live::Promised(promised)) if promised.attempt == request.attempt => {
+                ledger.live = None;
+            }
+            _ => {}
+        }
+        let stored = ledger.tombstones.entry(request.attempt).or_insert_with(|| {
+            Signed::sign(
+                Tombstone {
+                    authority: self.me.clone(),
+                    manifest: request.manifest,
+                    round: request.round,
+                    attempt: request.attempt,
+                },
+                cx.identity,
+            )
+        });
+        let message = reply(Message::Tombstone(stored.signed().clone()));
+        Ok(vec![
+            Output::Log(Fact::of("key.tombstoned", request.round, request.attempt, "")),
+            message,
+        ])
+    }
+}
+
+const fn reply(message: Message) -> AuthorityOutput {
+    Output::Send { to: Peer::Aggregator, message }
+}
+
+fn work(round: u32, promised: &Promised) -> AuthorityOutput {
+    Output::Work(ComputeKey { round, label: promised.label, members: promised.members.clone() })
+}

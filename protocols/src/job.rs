@@ -1,0 +1,345 @@
+//! A job's manifest: everything that is fixed before its first round, and hashed into every label.
+
+use quorate_crypto::fixed::FixedPoint;
+use quorate_crypto::keys::{ExchangeKey, VerifyKey};
+use quorate_crypto::merkle::{Hash, hash_parts};
+use quorate_crypto::schemes;
+use quorate_crypto::sum::{PadSuite, Ring, SumScheme, SumShape};
+use serde::{Deserialize, Serialize};
+
+use crate::checks::{Check, holds};
+use crate::payload::PayloadSpec;
+use crate::postcard_body;
+use crate::refusal::{Code, Refusal};
+use crate::wire::{Name, Signed, Verified, encode};
+use crate::workload::Workload;
+
+/// Version of manifests this build writes and reads.
+pub const MANIFEST_VERSION: u16 = 1;
+/// Most authorities of one job.
+pub const MAX_AUTHORITIES: usize = 4;
+/// Most parties of one round.
+pub const MAX_PARTIES: u32 = 1024;
+
+/// One key authority as a manifest names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityKey {
+    /// Its id.
+    pub name: Name,
+    /// Epoch of its keys.
+    pub epoch: u32,
+    /// Its signature key.
+    pub verify: VerifyKey,
+    /// Its key for key agreement.
+    pub exchange: ExchangeKey,
+}
+
+/// How long things take. The aggregator's clock decides; authorities only refuse by theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadlines {
+    /// Time for parties to train and submit, from the opening of a round, in milliseconds.
+    pub collect_ms: u64,
+    /// Once the floor is reached, how long stragglers are still waited for, in milliseconds.
+    pub grace_ms: u64,
+    /// After a round's deadline, how long authorities still promise and release, in milliseconds.
+    pub key_ms: u64,
+    /// Attempts of one round before the job fails.
+    pub max_attempts: u16,
+}
+
+/// Differential privacy of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Privacy {
+    /// No noise: the opened sums are exact.
+    None,
+}
+
+/// All that is fixed before round 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u16,
+    /// Tenant of the deployment.
+    pub tenant: Name,
+    /// For people; at most 200 bytes.
+    pub title: String,
+    /// Random: two jobs are never the same.
+    pub salt: [u8; 16],
+    /// The aggregator's signature key.
+    pub aggregator: VerifyKey,
+    /// 1 to 4 authorities, all needed to open, sorted by name.
+    pub authorities: Vec<AuthorityKey>,
+    /// Registered protocol.
+    pub protocol: u16,
+    /// Registered scheme.
+    pub scheme: u16,
+    /// Pad generator.
+    pub suite: PadSuite,
+    /// Ring of the sums.
+    pub ring: Ring,
+    /// Code of reals.
+    pub code: FixedPoint,
+    /// Most parties of one round: n in every overflow bound.
+    pub max_parties: u32,
+    /// Replies wanted.
+    pub quorum: u32,
+    /// Honest contributors that must stand behind an opened sum; at least 2.
+    pub k_min: u32,
+    /// c, colluders tolerated among the parties.
+    pub colluders: u32,
+    /// Noise.
+    pub privacy: Privacy,
+    /// Verified sum; not offered by this version.
+    pub verified_sum: bool,
+    /// Time limits.
+    pub deadlines: Deadlines,
+    /// What is summed.
+    pub workload: Workload,
+}
+
+impl Manifest {
+    /// The job's id: a hash of all fields.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        hash_parts("quorate/manifest/1", &[&encode(self)])
+    }
+
+    /// r_min = max(quorum, k_min + c): fewer replies open nothing.
+    #[must_use]
+    pub fn floor(&self) -> u32 {
+        self.quorum.max(self.k_min.saturating_add(self.colluders))
+    }
+
+    /// h = r_min - c - 1, which divides the noise.
+    #[must_use]
+    pub fn noise_divisor(&self) -> u32 {
+        self.floor().saturating_sub(self.colluders).saturating_sub(1)
+    }
+
+    /// The authority of this name.
+    #[must_use]
+    pub fn authority(&self, name: &Name) -> Option<&AuthorityKey> {
+        self.authorities.iter().find(|authority| authority.name == *name)
+    }
+
+    /// The registered scheme.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`] when the scheme is unknown or never served.
+    pub fn sum_scheme(&self) -> Result<&'static dyn SumScheme, Refusal> {
+        schemes::by_id(self.scheme)
+            .filter(|scheme| scheme.info().served)
+            .ok_or_else(|| Refusal::new(Code::BadManifest, "unknown scheme"))
+    }
+
+    /// Payload of a round.
+    ///
+    /// # Errors
+    /// [`Code::OutOfOrder`] past the last round.
+    pub fn payload(&self, round: u32) -> Result<PayloadSpec, Refusal> {
+        self.workload
+            .payload(round)
+            .ok_or_else(|| Refusal::new(Code::OutOfOrder, "the job has no such round"))
+    }
+
+    /// Shape of the sum of a round.
+    ///
+    /// # Errors
+    /// [`Code::OutOfOrder`] past the last round.
+    pub fn shape(&self, round: u32) -> Result<SumShape, Refusal> {
+        Ok(SumShape {
+            ring: self.ring,
+            dim: self.payload(round)?.dim(),
+            parties: self.max_parties,
+            authorities: u32::try_from(self.authorities.len()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Bytes of one party's ciphertext in a round.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`] when the scheme has no such step or the length overflows.
+    pub fn step_bytes(&self, round: u32, step: usize) -> Result<u64, Refusal> {
+        let shape = self.shape(round)?;
+        self.sum_scheme()?
+            .encoded_len(&shape, step)
+            .and_then(|len| len.total(shape.dim))
+            .ok_or_else(|| Refusal::new(Code::BadManifest, "the scheme has no such step"))
+    }
+
+    /// Whether the manifest is consistent, supported and cannot overflow.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`] with the reason.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let bad = |why: String| Err(Refusal::new(Code::BadManifest, why));
+        if self.version != MANIFEST_VERSION {
+            return Err(Refusal::new(Code::UnsupportedVersion, "unknown manifest version"));
+        }
+        if self.title.len() > 200 {
+            return bad("the title has over 200 bytes".into());
+        }
+        if !(1..=MAX_AUTHORITIES).contains(&self.authorities.len()) {
+            return bad("a job has 1 to 4 authorities".into());
+        }
+        let sorted = |pair: &[AuthorityKey]| match pair {
+            [a, b] => a.name < b.name && a.verify != b.verify && a.exchange != b.exchange,
+            _ => true,
+        };
+        if !self.authorities.windows(2).all(sorted) {
+            return bad("authorities must be distinct and sorted by name".into());
+        }
+        if self.protocol != crate::hybrid_alpha::PROTOCOL_ID {
+            return bad(format!("unknown protocol {}", self.protocol));
+        }
+        if self.verified_sum {
+            return bad("verified sums are not offered by this version".into());
+        }
+        if self.k_min < 2 {
+            return bad("k_min must be at least 2".into());
+        }
+        if self.max_parties > MAX_PARTIES || self.floor() > self.max_parties {
+            return bad(format!(
+                "the floor max(quorum, k_min + c) = {} must not exceed max_parties = {}, itself at most {MAX_PARTIES}",
+                self.floor(),
+                self.max_parties
+            ));
+        }
+        if self.noise_divisor() < 1 {
+            return bad("h = floor - c - 1 must be at least 1".into());
+        }
+        let limits = &self.deadlines;
+        let day = 24 * 3_600_000;
+        if [limits.collect_ms, limits.grace_ms, limits.key_ms].iter().any(|ms| *ms > 30 * day)
+            || limits.collect_ms == 0
+            || limits.key_ms == 0
+            || limits.max_attempts == 0
+        {
+            return bad("deadlines must be positive and at most 30 days".into());
+        }
+        self.workload.check().map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
+        let scheme = self.sum_scheme()?;
+        self.workload
+            .check_ring(self.ring, u64::from(self.max_parties), &self.code)
+            .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
+        // Rounds differ only in the first.
+        for round in [0, self.workload.rounds().saturating_sub(1)] {
+            scheme
+                .check(&self.shape(round)?)
+                .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
+            self.step_bytes(round, 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// One invited party, as hashed into the roster root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterEntry {
+    /// Its id.
+    pub party: Name,
+    /// Epoch of its keys.
+    pub epoch: u32,
+    /// Its signature key.
+    pub verify: VerifyKey,
+    /// Its key for key agreement.
+    pub exchange: ExchangeKey,
+}
+
+/// Root over a roster's entries, in order.
+#[must_use]
+pub fn roster_root(roster: &[RosterEntry]) -> Hash {
+    let leaves: Vec<Hash> = roster
+        .iter()
+        .map(|entry| hash_parts("quorate/roster-entry/1", &[&encode(entry)]))
+        .collect();
+    hash_parts("quorate/roster/1", &[&quorate_crypto::merkle::root(&leaves).0])
+}
+
+/// An authority's word that it accepts a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The authority.
+    pub authority: Name,
+    /// Hash of the manifest.
+    pub manifest: Hash,
+}
+postcard_body!(Approval, "quorate/approval/1");
+
+/// A manifest with every authority's approval: what a party joins.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobPackage {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// One per authority, in manifest order.
+    pub approvals: Vec<Signed<Approval>>,
+}
+
+impl JobPackage {
+    /// Checks the manifest and that each authority signed it off.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`], [`Code::BadSignature`].
+    pub fn verify(&self) -> Result<Vec<Verified<Approval>>, Refusal> {
+        self.manifest.check()?;
+        let hash = self.manifest.hash();
+        if self.approvals.len() != self.manifest.authorities.len() {
+            return Err(Refusal::new(Code::BadManifest, "an authority's approval is missing"));
+        }
+        let mut verified = Vec::with_capacity(self.approvals.len());
+        for (authority, approval) in self.manifest.authorities.iter().zip(&self.approvals) {
+            let approval = approval.verify(&authority.verify)?;
+            if approval.manifest != hash || approval.authority != authority.name {
+                return Err(Refusal::new(Code::BadManifest, "an approval is of another manifest"));
+            }
+            verified.push(approval);
+        }
+        Ok(verified)
+    }
+}
+
+/// The least a party or authority accepts, pinned in its own configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Minima {
+    /// Least k_min.
+    pub k_min: u32,
+    /// Least c.
+    pub colluders: u32,
+    /// Least number of authorities.
+    pub authorities: u32,
+    /// Signature keys of accepted authorities; empty accepts any (an authority checks only that it
+    /// is itself in the list).
+    pub accepted: Vec<VerifyKey>,
+}
+
+impl Default for Minima {
+    fn default() -> Self {
+        Self { k_min: 2, colluders: 0, authorities: 1, accepted: Vec::new() }
+    }
+}
+
+impl Minima {
+    /// Whether a manifest meets them.
+    ///
+    /// # Errors
+    /// [`Code::BelowMinima`] with the minimum that is missed.
+    pub fn check(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        let accepted = |key: &VerifyKey| self.accepted.is_empty() || self.accepted.contains(key);
+        let authorities = u32::try_from(manifest.authorities.len()).unwrap_or(u32::MAX);
+        let why = if manifest.k_min < self.k_min {
+            format!("k_min is {}, at least {} is required here", manifest.k_min, self.k_min)
+        } else if manifest.colluders < self.colluders {
+            format!("c is {}, at least {} is required here", manifest.colluders, self.colluders)
+        } else if authorities < self.authorities {
+            format!("{authorities} authorities, at least {} are required here", self.authorities)
+        } else if !manifest.authorities.iter().all(|a| accepted(&a.verify)) {
+            "an authority of the manifest is not accepted here".to_owned()
+        } else {
+            return Ok(());
+        };
+        if holds(Check::Minima, false) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::BelowMinima, why))
+    }
+}

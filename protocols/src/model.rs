@@ -1,0 +1,432 @@
+//! The model between rounds: every party, authority and auditor computes it from opened sums.
+//!
+//! All of it is integer arithmetic. A state follows from the workload, the opened moments and the
+//! last opened weights alone, so a party that joins late asks for those two sums.
+
+use quorate_crypto::fixed::{CodecError, FixedPoint, round_half_even_div};
+use quorate_crypto::merkle::{Hash, hash_parts};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::payload::{MOMENT_BITS, OpenedSum};
+use crate::workload::{ModelSpec, Purpose, TrainSpec, Workload};
+
+/// Fractional bits of means and standard deviations in a [`MomentTable`].
+pub const TABLE_BITS: u32 = 38;
+
+/// Mean and standard deviation of one numeric column's u, in units of 2^-[`TABLE_BITS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Mean.
+    pub mean: i64,
+    /// Standard deviation of the population; 0 for a constant column.
+    pub std: i64,
+}
+
+/// Shared means and standard deviations, in the order of the numeric columns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MomentTable {
+    /// Rows behind it.
+    pub rows: u64,
+    /// One entry per numeric column.
+    pub columns: Vec<Moment>,
+}
+
+/// What every participant knows before a round.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelState {
+    /// Opened in round 0.
+    pub moments: Option<MomentTable>,
+    /// Parameters in fixed point, laid out as [`ModelSpec`] says; empty for plain sums.
+    pub params: Vec<i64>,
+}
+
+/// Why an opened sum does not lead to a next state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// There is no such round, or it does not follow this state.
+    #[error("round {0} does not follow this state")]
+    Round(u32),
+    /// The sum has another length than the workload's.
+    #[error("opened sum has {got} values, expected {expected}")]
+    Length {
+        /// Values expected.
+        expected: u64,
+        /// Values given.
+        got: u64,
+    },
+    /// No rows stand behind the sum, or it is none of real numbers.
+    #[error("opened sum is not that of any rows")]
+    NotASum,
+    /// The fixed-point code is not valid.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+impl MomentTable {
+    /// Means and standard deviations from the opened sums of q and q^2.
+    ///
+    /// # Errors
+    /// [`ModelError::NotASum`] when no rows have such sums.
+    pub fn from_sum(sum: &OpenedSum) -> Result<Self, ModelError> {
+        let rows = i128::from(sum.rows);
+        if rows == 0 || rows >= 1 << 40 || !sum.body.len().is_multiple_of(2) {
+            return Err(ModelError::NotASum);
+        }
+        let (firsts, seconds) = sum.body.split_at(sum.body.len() / 2);
+        let columns = firsts
+            .iter()
+            .zip(seconds)
+            .map(|(first, second)| {
+                let (first, second) = (i128::from(*first), i128::from(*second));
+                let mean = divide(first << (TABLE_BITS - MOMENT_BITS), rows)?;
+                // rows^2 times the variance of q, exact; its scale is 2^(2 MOMENT_BITS).
+                let spread = rows
+                    .checked_mul(second)
+                    .zip(first.checked_mul(first))
+                    .and_then(|(a, b)| a.checked_sub(b))
+                    .filter(|spread| *spread >= 0)
+                    .ok_or(ModelError::NotASum)?;
+                const { assert!(2 * MOMENT_BITS == TABLE_BITS) };
+                let variance = spread
+                    .checked_mul(1 << TABLE_BITS)
+                    .ok_or(ModelError::NotASum)
+                    .and_then(|scaled| divide(scaled, rows * rows))?;
+                Ok(Moment { mean: narrow(mean)?, std: narrow(nearest_sqrt(variance))? })
+            })
+            .collect::<Result<_, ModelError>>()?;
+        Ok(Self { rows: sum.rows, columns })
+    }
+}
+
+/// The integer nearest to the square root of `value` >= 0; there are no ties.
+const fn nearest_sqrt(value: i128) -> i128 {
+    let root = value.unsigned_abs().isqrt();
+    let above = value.unsigned_abs() - root * root > root;
+    root.cast_signed() + above as i128
+}
+
+/// num / den to the nearest integer, half to even; den is a row count.
+fn divide(num: i128, den: i128) -> Result<i128, ModelError> {
+    round_half_even_div(num, den).ok_or(ModelError::NotASum)
+}
+
+fn narrow(value: i128) -> Result<i64, ModelError> {
+    i64::try_from(value).map_err(|_| ModelError::NotASum)
+}
+
+impl ModelState {
+    /// The state before round 0: zeros, and for a hidden layer uniform weights from the seed.
+    #[must_use]
+    pub fn initial(workload: &Workload, code: &FixedPoint) -> Self {
+        let params = match workload {
+            Workload::Sum { .. } => Vec::new(),
+            Workload::Train(spec) => initial_params(spec, code),
+        };
+        Self { moments: None, params }
+    }
+
+    /// The state after round `round`, whose opened sum is `sum`.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the sum is not one of that round.
+    pub fn advance(
+        &self,
+        workload: &Workload,
+        round: u32,
+        sum: &OpenedSum,
+    ) -> Result<Self, ModelError> {
+        let purpose = workload.purpose(round).ok_or(ModelError::Round(round))?;
+        let expected = workload.payload(round).ok_or(ModelError::Round(round))?.body_len();
+        if sum.body.len() as u64 != expected {
+            return Err(ModelError::Length { expected, got: sum.body.len() as u64 });
+        }
+        match purpose {
+            Purpose::Sum => Ok(self.clone()),
+            Purpose::Moments => {
+                let moments = MomentTable::from_sum(sum)?;
+                Ok(Self { moments: Some(moments), params: self.params.clone() })
+            }
+            Purpose::Train => {
+                if self.moments.is_none() {
+                    return Err(ModelError::Round(round));
+                }
+                if sum.rows == 0 {
+                    return Err(ModelError::NotASum);
+                }
+                let params = sum
+                    .body
+                    .iter()
+                    .skip(1)
+                    .map(|word| divide(i128::from(*word), i128::from(sum.rows)).and_then(narrow))
+                    .collect::<Result<_, _>>()?;
+                Ok(Self { moments: self.moments.clone(), params })
+            }
+        }
+    }
+
+    /// The name of this state: domain, moments and parameters.
+    ///
+    /// The round is left out on purpose: a training run that stands still repeats this hash, and
+    /// the rule that no model hash is opened twice then stops the second sum over equal updates.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        let mut moments = Vec::new();
+        if let Some(table) = &self.moments {
+            moments.extend_from_slice(&table.rows.to_le_bytes());
+            for column in &table.columns {
+                moments.extend_from_slice(&column.mean.to_le_bytes());
+                moments.extend_from_slice(&column.std.to_le_bytes());
+            }
+        }
+        let params: Vec<u8> = self.params.iter().flat_map(|value| value.to_le_bytes()).collect();
+        hash_parts("quorate/model/1", &[&moments, &params])
+    }
+}
+
+/// The model hash in the label of round `round`, given the state before it.
+///
+/// Plain sums have no model: their hash covers the round and the previous result instead.
+#[must_use]
+pub fn model_hash(
+    workload: &Workload,
+    state: &ModelState,
+    round: u32,
+    previous_result_hash: &Hash,
+) -> Hash {
+    match workload {
+        Workload::Sum { .. } => {
+            hash_parts("quorate/model/sum/1", &[&round.to_le_bytes(), &previous_result_hash.0])
+        }
+        Workload::Train(_) => state.hash(),
+    }
+}
+
+/// The state after round `round`, from nothing but the opened moments and the sum of that round.
+///
+/// # Errors
+/// [`ModelError`] when a sum is not one of its round.
+pub fn model_after(
+    workload: &Workload,
+    code: &FixedPoint,
+    round: u32,
+    moments: &OpenedSum,
+    last: &OpenedSum,
+) -> Result<ModelState, ModelError> {
+    let initial = ModelState::initial(workload, code);
+    match workload.purpose(round).ok_or(ModelError::Round(round))? {
+        Purpose::Sum | Purpose::Moments => initial.advance(workload, round, last),
+        Purpose::Train => initial.advance(workload, 0, moments)?.advance(workload, round, last),
+    }
+}
+
+/// Mean loss before the local training behind an opened sum of weights.
+#[must_use]
+pub fn mean_loss(sum: &OpenedSum, code: &FixedPoint) -> Option<f64> {
+    let word = sum.body.first()?;
+    let scale = 2f64.powi(i32::from(code.frac_bits));
+    (sum.rows > 0).then(|| *word as f64 / scale / sum.rows as f64)
+}
+
+/// Initial parameters: biases 0, weights of a hidden layer uniform in +-sqrt(6 / (in + out)).
+fn initial_params(spec: &TrainSpec, code: &FixedPoint) -> Vec<i64> {
+    let total = usize::try_from(spec.params()).unwrap_or(0);
+    let ModelSpec::Mlp { hidden, .. } = spec.model else {
+        return vec![0; total];
+    };
+    let mut seed = [0; 32];
+    let (head, _) = seed.split_at_mut(8);
+    head.copy_from_slice(&spec.seed.to_le_bytes());
+    let mut rng = ChaCha20Rng::from_seed(seed);
+    let mut params = Vec::with_capacity(total);
+    let hidden = u64::from(hidden);
+    for (inputs, outputs) in [(spec.schema.features(), hidden), (hidden, spec.outputs())] {
+        let bound = glorot(inputs.saturating_add(outputs), code);
+        for _ in 0..outputs {
+            // Multiply and shift: the bias below 2^-20 of an interval does not matter here.
+            params.extend((0..inputs).map(|_| {
+                let draw = i128::from(rng.next_u64()) * (2 * i128::from(bound) + 1);
+                i64::try_from((draw >> 64) - i128::from(bound)).unwrap_or(0)
+            }));
+            params.push(0);
+        }
+    }
+    params
+}
+
+/// round(sqrt(6 / fans) x 2^f), in integers.
+fn glorot(fans: u64, code: &FixedPoint) -> i64 {
+    let scaled = (6i128 << (2 * u32::from(code.frac_bits.min(40)))) / i128::from(fans.max(1));
+    i64::try_from(nearest_sqrt(scaled)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::PayloadKind;
+    use crate::workload::{Column, ColumnKind, LocalSpec, Schema, WorkloadError};
+
+    const CODE: FixedPoint = FixedPoint { frac_bits: 24, clip: 64.0 };
+
+    fn workload(model: ModelSpec) -> Workload {
+        let numeric = ColumnKind::Numeric { offset: 0.0, scale_log2: 0 };
+        let category = ColumnKind::Category { levels: vec!["a".into(), "<b>, \"c\"".into()] };
+        Workload::Train(TrainSpec {
+            schema: Schema {
+                columns: vec![
+                    Column { name: "x".into(), kind: numeric },
+                    Column { name: "y".into(), kind: category },
+                ],
+                target: "t".into(),
+                classes: vec!["0".into(), "1".into()],
+            },
+            model,
+            rounds: 3,
+            local: LocalSpec { epochs: 1, batch: 0, learning_rate: 1.0, prox_mu: 0.0 },
+            max_rows: 1000,
+            seed: 9,
+        })
+    }
+
+    fn logistic() -> Workload {
+        workload(ModelSpec::Logistic { l2: 1e-3 })
+    }
+
+    fn moments() -> OpenedSum {
+        // q = -3, 1, 1, 5 in units of 2^-19.
+        OpenedSum { rows: 4, body: vec![4, 36] }
+    }
+
+    #[test]
+    fn rounds_purposes_and_payloads_follow_the_workload() {
+        let job = logistic();
+        assert_eq!(job.check(), Ok(()));
+        assert_eq!(job.rounds(), 4);
+        assert_eq!(job.purpose(0), Some(Purpose::Moments));
+        assert_eq!(job.purpose(3), Some(Purpose::Train));
+        assert_eq!(job.purpose(4), None);
+        assert_eq!(job.payload(4), None);
+        assert_eq!(job.payload(0).unwrap().kind, PayloadKind::Moments { columns: 1 });
+        // 1 numeric + 2 levels + other + bias.
+        assert_eq!(job.payload(1).unwrap().kind, PayloadKind::Weights { params: 5 });
+        assert_eq!(job.payload(1).unwrap().dim(), 11);
+        let sum = Workload::Sum { dim: 7, rounds: 2, max_abs: 5 };
+        assert_eq!(sum.purpose(1), Some(Purpose::Sum));
+        assert_eq!(sum.payload(2), None);
+    }
+
+    #[test]
+    fn the_manifest_form_round_trips() {
+        for job in [logistic(), Workload::Sum { dim: 7, rounds: 2, max_abs: 5 }] {
+            let bytes = postcard::to_allocvec(&job).unwrap();
+            assert_eq!(postcard::from_bytes::<Workload>(&bytes).unwrap(), job);
+        }
+    }
+
+    #[test]
+    fn bad_settings_are_refused_by_name() {
+        type Spoil = fn(&mut TrainSpec);
+        let cases: [(Spoil, &str); 9] = [
+            (|s| s.rounds = 0, "rounds"),
+            (|s| s.local.learning_rate = f64::NAN, "learning_rate"),
+            (|s| s.local.prox_mu = -1.0, "prox_mu"),
+            (|s| s.schema.classes.truncate(1), "classes"),
+            (|s| s.schema.target = "x".into(), "column \"x\""),
+            (|s| s.schema.columns[0].name = "a\nb".into(), "column"),
+            (|s| s.model = ModelSpec::Mlp { hidden: 0, l2: 0.0 }, "hidden"),
+            (|s| s.model = ModelSpec::Logistic { l2: f64::INFINITY }, "l2"),
+            (|s| s.max_rows = 0, "max_rows"),
+        ];
+        for (spoil, name) in cases {
+            let Workload::Train(mut spec) = logistic() else { unreachable!() };
+            spoil(&mut spec);
+            let error = Workload::Train(spec).check().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        assert!(matches!(
+            Workload::Sum { dim: 1 << 40, rounds: 1, max_abs: 1 }.check(),
+            Err(WorkloadError::Bounds { what: "dim", .. })
+        ));
+    }
+
+    #[test]
+    fn moments_are_the_nearest_fixed_point_numbers() {
+        let table = MomentTable::from_sum(&moments()).unwrap();
+        // Mean 1, variance 36 / 4 - 1 = 8.
+        let std = (8f64.sqrt() * f64::from(1 << 19)).round();
+        assert_eq!(table.columns, [Moment { mean: 1 << 19, std: 1_482_910 }]);
+        assert!((std - 1_482_910.0).abs() < 0.5);
+        let constant = OpenedSum { rows: 4, body: vec![8, 16] };
+        assert_eq!(MomentTable::from_sum(&constant).unwrap().columns[0].std, 0);
+        for bad in [
+            OpenedSum { rows: 0, body: vec![0, 0] },
+            OpenedSum { rows: 4, body: vec![8, 15] },
+            OpenedSum { rows: u64::MAX, body: vec![i64::MAX, i64::MAX] },
+        ] {
+            assert_eq!(MomentTable::from_sum(&bad), Err(ModelError::NotASum));
+        }
+        // The largest sums a 64-bit ring admits.
+        let full = OpenedSum { rows: 1 << 24, body: vec![1 << 43, 1 << 62] };
+        assert_eq!(MomentTable::from_sum(&full).unwrap().columns[0].mean, 1 << TABLE_BITS);
+    }
+
+    #[test]
+    fn a_late_joiner_needs_two_sums_only() {
+        let job = logistic();
+        let sums = [
+            moments(),
+            OpenedSum { rows: 2, body: vec![9, 1, 3, 5, -1, -3] },
+            OpenedSum { rows: 4, body: vec![9, 6, 2, 10, -6, -2] },
+        ];
+        let mut state = ModelState::initial(&job, &CODE);
+        let mut hashes = vec![state.hash()];
+        for (round, sum) in (0..).zip(&sums) {
+            state = state.advance(&job, round, sum).unwrap();
+            hashes.push(state.hash());
+            assert_eq!(model_after(&job, &CODE, round, &sums[0], sum).unwrap(), state);
+        }
+        // 6/4, 2/4, 10/4, -6/4, -2/4 with ties to even.
+        assert_eq!(state.params, [2, 0, 2, -2, 0]);
+        hashes.sort();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 4);
+    }
+
+    #[test]
+    fn sums_of_another_round_are_refused() {
+        let job = logistic();
+        let initial = ModelState::initial(&job, &CODE);
+        let weights = OpenedSum { rows: 2, body: vec![0; 6] };
+        assert_eq!(initial.advance(&job, 1, &weights), Err(ModelError::Round(1)));
+        assert_eq!(initial.advance(&job, 4, &weights), Err(ModelError::Round(4)));
+        let expected = ModelError::Length { expected: 2, got: 6 };
+        assert_eq!(initial.advance(&job, 0, &weights), Err(expected));
+        let none = OpenedSum { rows: 0, body: vec![0; 6] };
+        let state = initial.advance(&job, 0, &moments()).unwrap();
+        assert_eq!(state.advance(&job, 1, &none), Err(ModelError::NotASum));
+    }
+
+    #[test]
+    fn plain_sums_have_a_hash_per_round() {
+        let job = Workload::Sum { dim: 7, rounds: 2, max_abs: 5 };
+        let state = ModelState::initial(&job, &CODE);
+        let zero = Hash([0; 32]);
+        assert_ne!(model_hash(&job, &state, 0, &zero), model_hash(&job, &state, 1, &zero));
+        assert_ne!(model_hash(&job, &state, 1, &zero), model_hash(&job, &state, 1, &Hash([1; 32])));
+    }
+
+    #[test]
+    fn hidden_layers_start_seeded_and_bounded() {
+        let job = workload(ModelSpec::Mlp { hidden: 3, l2: 0.0 });
+        let state = ModelState::initial(&job, &CODE);
+        assert_eq!(state.params.len(), 3 * 5 + 4);
+        let bound = glorot(4 + 3, &CODE);
+        assert!(state.params.iter().all(|value| value.abs() <= glorot(4, &CODE)));
+        assert!(state.params[..15].iter().all(|value| value.abs() <= bound));
+        assert_eq!((state.params[4], state.params[18]), (0, 0));
+        assert!(state.params.iter().filter(|value| **value != 0).count() == 15);
+        assert_eq!(state, ModelState::initial(&job, &CODE));
+    }
+}
