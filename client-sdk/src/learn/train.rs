@@ -13,7 +13,7 @@ use super::features::{Design, local_moments};
 use super::model::{Net, decode, encode};
 
 /// Models with more features use a diagonal preconditioner: factoring costs features^3.
-const MAX_FACTORED: usize = 400;
+const MAX_FACTORED: usize = 1024;
 
 /// Momentum of mini-batch steps.
 const MOMENTUM: f64 = 0.9;
