@@ -1,5 +1,7 @@
 //! The party's side of Quorate: durable store, bulk transfer, built-in models, transport, driver.
 
+pub mod api;
 pub mod bulk;
 pub mod learn;
+pub mod engine;
 pub mod store;
