@@ -120,6 +120,21 @@ impl Journal {
         records.filter(|(_, r)| matches!(r, Record::Ack { .. })).map(|(i, _)| i + 1).collect()
     }
 
+    /// Positions right before each sync: something is visible there that may not be on the disk.
+    pub(crate) fn before_syncs(&self) -> Vec<usize> {
+        let sync = |r: &Record| matches!(r, Record::Sync { .. } | Record::SyncDir { .. });
+        let records = self.records.iter().enumerate();
+        records.filter(|(_, record)| sync(record)).map(|(i, _)| i).collect()
+    }
+
+    /// The first `cut` records, and then those of a process that ran on the folder as
+    /// [`Unsynced::Kept`] builds it: what was not synced before is still not synced.
+    pub(crate) fn then(mut self, cut: usize, next: Self) -> Self {
+        self.records.truncate(cut);
+        self.records.extend(next.records);
+        self
+    }
+
     /// Builds the folder in `into`, which must not exist; `base` is what it held before the
     /// journal began, all of it safe.
     pub(crate) fn rebuild(&self, base: Option<&Path>, loss: Loss, into: &Path) {
@@ -137,7 +152,8 @@ fn next_record(rest: &mut &[u8]) -> Option<Record> {
     let number = |range: std::ops::Range<usize>| {
         head[range].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b))
     };
-    let (path_len, data_len) = (number(2..4) as usize, number(4..8) as usize);
+    let length = |range| usize::try_from(number(range)).unwrap();
+    let (path_len, data_len) = (length(2..4), length(4..8));
     let (inode, offset) = (number(8..16), number(16..24));
     let (path, tail) = tail.split_at_checked(path_len)?;
     let (data, tail) = tail.split_at_checked(data_len)?;
