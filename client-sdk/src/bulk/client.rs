@@ -144,6 +144,7 @@ async fn upload_once(
         }
         let count = reader.bulk().leaves().len() as u64;
         let indices = needed.missing.iter().flat_map(|(from, to)| *from..(*to).min(count));
+        let indices = indices.take(reader.bulk().leaves().len());
         stream::iter(indices)
             .map(|index| async move {
                 let chunk = reader.chunk(index).await?;
