@@ -37,9 +37,17 @@ mod tests {
     #[test]
     fn first_seeds() {
         let from = std::env::var("QUORATE_SIM_SEED").ok().and_then(|s| s.parse::<u64>().ok());
-        let seeds = from.map_or(0..40, |seed| seed..seed + 1);
+        let seeds = from.map_or(0..200, |seed| seed..seed + 1);
         for seed in seeds {
+            let start = std::time::Instant::now();
             let audit = super::run(seed);
+            eprintln!(
+                "{seed} {:?} {} ms {} lines {:?}",
+                start.elapsed(),
+                audit.now_ms,
+                audit.log.len(),
+                audit.liar
+            );
             if !audit.violations.is_empty() {
                 for line in &audit.log {
                     eprintln!("{line}");

@@ -186,6 +186,17 @@ impl PartyJob {
         self.state
     }
 
+    /// The label of the attempt this party takes part in.
+    #[must_use]
+    pub fn entered(&self) -> Option<Label> {
+        match &self.phase {
+            Phase::Idle => None,
+            Phase::Training(task) => Some(task.label),
+            Phase::Sealing(sealing) => Some(sealing.task.label),
+            Phase::Sent(sent) => Some(sent.task.label),
+        }
+    }
+
     /// Whether a receipt is held for the current submission.
     #[must_use]
     pub const fn acknowledged(&self) -> bool {

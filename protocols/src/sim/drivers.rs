@@ -10,13 +10,13 @@ use super::liar::{AuthorityLie, PartyLie};
 use super::world::{Item, Node, Packet, Rotation, START_MS, Work, World};
 use crate::hybrid_alpha::aggregator::{self, AggregatorJob, Opened};
 use crate::hybrid_alpha::authority::{self, AuthorityJob};
-use crate::hybrid_alpha::messages::{Message, SubmitHeader};
+use crate::hybrid_alpha::messages::{Message, RoundOpen, SubmitHeader};
 use crate::hybrid_alpha::party::{self, PartyJob, PartyWork};
 use crate::job::{JobPackage, Minima};
 use crate::machine::{Output, Peer};
 use crate::model::ModelState;
 use crate::refusal::{Code, Refusal};
-use crate::wire::{decode, encode, Signed};
+use crate::wire::{Signed, decode, encode};
 
 /// The three moments at which a driver dies.
 pub const CRASHES: [&str; 3] = ["crash before commit", "crash before send", "crash after send"];
@@ -184,6 +184,7 @@ impl World {
             return None;
         }
         let model = if job.results().len() > before { next_model.unwrap() } else { model };
+        self.over = job.outcome().is_some();
         self.processes.get_mut(&node).unwrap().disk.state = Some(stored(&(job, model)));
         let refused = self.facts("aggregator", &outputs);
         if crash == Some(1) {
@@ -249,13 +250,7 @@ impl World {
         }
     }
 
-    fn answered(
-        &mut self,
-        authority: usize,
-        request: &[u8],
-        bytes: &[u8],
-        key: Option<Vec<u8>>,
-    ) {
+    fn answered(&mut self, authority: usize, request: &[u8], bytes: &[u8], key: Option<Vec<u8>>) {
         let by = self.lab.authorities[authority].name.clone();
         let message = Message::from_wire(bytes).unwrap();
         if let Some(key) = key {
@@ -280,10 +275,9 @@ impl World {
                     message: Box::new(Message::FuncKey(signed)),
                 }
             }
-            message => aggregator::Event::Message {
-                from: Peer::Authority(by),
-                message: Box::new(message),
-            },
+            message => {
+                aggregator::Event::Message { from: Peer::Authority(by), message: Box::new(message) }
+            }
         };
         let (_, state) = self.state(Node::Aggregator);
         let refused = self.aggregator_event(event);
@@ -557,8 +551,7 @@ impl World {
         for (record, sum) in results {
             let record: Signed<crate::hybrid_alpha::messages::ResultRecord> =
                 decode(&record).unwrap();
-            let (job, model) =
-                load_party(self.processes[&node].disk.state.as_ref().unwrap());
+            let (job, model) = load_party(self.processes[&node].disk.state.as_ref().unwrap());
             let Ok(said) = record.peek() else { continue };
             if said.round != job.next_round() || said.sum != bulk(&sum) {
                 continue;
@@ -573,8 +566,14 @@ impl World {
                 return;
             }
         }
+        let mut joined = joined;
         if let Some(open) = open {
-            let open = decode(&open).unwrap();
+            let open: Signed<RoundOpen> = decode(&open).unwrap();
+            // Invited by keys that were rotated away: join again with the new ones.
+            let me = self.entry(party);
+            joined &= open.peek().is_ok_and(|open| {
+                open.roster.iter().all(|known| known.party != me.party || known == me)
+            });
             self.party_event(party, party::Event::Open(open), None);
             if !alive(self) {
                 return;
@@ -624,7 +623,12 @@ impl World {
         }
         let model = if job.next_round() > before { next_model.unwrap_or(model) } else { model };
         self.processes.get_mut(&node).unwrap().disk.state = Some(stored(&(job, model)));
-        let refused = self.facts(&format!("party {party}"), &outputs);
+        let refused = if self.lies.party(party).is_some() {
+            // A liar's own opinions about others count for nothing.
+            None
+        } else {
+            self.facts(&format!("party {party}"), &outputs)
+        };
         if crash == Some(1) {
             self.crash(node, CRASHES[1]);
             return refused;
@@ -662,8 +666,7 @@ impl World {
     fn submissions(&mut self, party: usize, honest: (Vec<u8>, Vec<u8>)) -> Vec<(Vec<u8>, Vec<u8>)> {
         match self.lies.party(party) {
             Some(lie) => {
-                let keys =
-                    self.rotations.get(&party).map_or(&self.lab.parties[party], |r| &r.keys);
+                let keys = self.rotations.get(&party).map_or(&self.lab.parties[party], |r| &r.keys);
                 lie.submissions(&self.lab, keys, &mut self.lies.kept, honest)
             }
             None => vec![honest],

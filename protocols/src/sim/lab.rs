@@ -22,9 +22,7 @@ use crate::machine::Context;
 use crate::payload::{MOMENT_BITS, OpenedSum, PayloadKind, plaintext_bytes, read_sum};
 use crate::refusal::{Code, Refusal};
 use crate::wire::{Name, Signed};
-use crate::workload::{
-    Column, ColumnKind, LocalSpec, ModelSpec, Schema, TrainSpec, Workload,
-};
+use crate::workload::{Column, ColumnKind, LocalSpec, ModelSpec, Schema, TrainSpec, Workload};
 
 /// A name from a literal.
 ///
@@ -155,9 +153,8 @@ impl Lab {
             lab.parties.push(PartyKeys { entry, identity, certificates: Vec::new() });
             let party = p as usize;
             let request = lab.enrolment(party, None);
-            lab.parties[party].certificates = (0..lab.authorities.len())
-                .map(|a| lab.enrol(a, &request).unwrap())
-                .collect();
+            lab.parties[party].certificates =
+                (0..lab.authorities.len()).map(|a| lab.enrol(a, &request).unwrap()).collect();
         }
         lab
     }
@@ -166,8 +163,7 @@ impl Lab {
     #[must_use]
     pub fn enrolment(&self, party: usize, previous: Option<&Identity>) -> EnrollRequest {
         let keys = &self.parties[party];
-        let enroll =
-            Enroll { tenant: self.manifest.tenant.clone(), entry: keys.entry.clone() };
+        let enroll = Enroll { tenant: self.manifest.tenant.clone(), entry: keys.entry.clone() };
         EnrollRequest::new(enroll, &keys.identity, previous)
     }
 
@@ -182,8 +178,7 @@ impl Lab {
     ) -> Result<Signed<Enrolled>, Refusal> {
         let authority = &mut self.authorities[a];
         let party = request.enroll.peek()?.entry.party;
-        let checked =
-            request.check(&self.manifest.tenant, authority.directory.get(&party))?;
+        let checked = request.check(&self.manifest.tenant, authority.directory.get(&party))?;
         authority.directory.insert(party, checked.entry.clone());
         let certificate = Enrolled {
             authority: authority.name.clone(),
@@ -342,11 +337,7 @@ impl Lab {
 }
 
 /// A driver's context.
-pub fn context<'a>(
-    now_ms: u64,
-    identity: &'a Identity,
-    rng: &'a mut ChaCha20Rng,
-) -> Context<'a> {
+pub fn context<'a>(now_ms: u64, identity: &'a Identity, rng: &'a mut ChaCha20Rng) -> Context<'a> {
     Context { now_ms, identity, rng }
 }
 
@@ -410,12 +401,7 @@ fn manifest(
         colluders: size.colluders,
         privacy: Privacy::None,
         verified_sum: false,
-        deadlines: Deadlines {
-            collect_ms: 1500,
-            grace_ms: 150,
-            key_ms: 900,
-            max_attempts: 60,
-        },
+        deadlines: Deadlines { collect_ms: 1500, grace_ms: 150, key_ms: 900, max_attempts: 60 },
         workload,
     }
 }

@@ -12,7 +12,7 @@ use crate::hybrid_alpha::messages::{
     Freeze, FuncKey, KeyRequest, Message, Promise, PromiseRequest, Receipt, ResultRecord,
     RoundFields, RoundOpen, SubmitHeader, Tombstone, y_hash,
 };
-use crate::hybrid_alpha::party;
+use crate::hybrid_alpha::party::{self, PartyJob};
 use crate::job::{RosterEntry, roster_root};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::wire::{Body, Signature, Signed};
@@ -246,9 +246,8 @@ impl Lies {
     /// Draws who lies.
     #[must_use]
     pub fn plan(rng: &mut ChaCha20Rng, lab: &Lab) -> Self {
-        let pick = |rng: &mut ChaCha20Rng, n: usize| {
-            usize::try_from(draw(rng, 0, n as u64 - 1)).unwrap()
-        };
+        let pick =
+            |rng: &mut ChaCha20Rng, n: usize| usize::try_from(draw(rng, 0, n as u64 - 1)).unwrap();
         let liar = match draw(rng, 0, 9) {
             0..=3 => Liar::Nobody,
             4 | 5 => Liar::Party(PartyLie::ALL[pick(rng, PartyLie::ALL.len())]),
@@ -377,7 +376,12 @@ fn forged_tombstones(lab: &Lab, fields: &RoundFields) -> Vec<Signed<Tombstone>> 
 
 impl World {
     /// After a liar's message reached the aggregator in `state`.
-    pub(super) fn lied(&mut self, state: &'static str, lie: &'static str, refused: Option<&Refusal>) {
+    pub(super) fn lied(
+        &mut self,
+        state: &'static str,
+        lie: &'static str,
+        refused: Option<&Refusal>,
+    ) {
         self.audit.hit("aggregator", state, lie);
         if let Some(refusal) = refused
             && matches!(refusal.code, Code::WrongLength | Code::Duplicate | Code::BadPromises)
@@ -463,7 +467,8 @@ impl World {
         let aggregator = &lab.aggregator;
         let floor = lab.manifest.floor() as usize;
         let stranger = Identity::from_bytes(&[9; 64]);
-        let same = || opening(aggregator, open, open.roster.clone(), |_| {}, open.tombstones.clone());
+        let same =
+            || opening(aggregator, open, open.roster.clone(), |_| {}, open.tombstones.clone());
         let y_of = |members: &[Signed<SubmitHeader>]| -> Vec<u8> {
             let names: Vec<_> =
                 members.iter().filter_map(|h| h.peek().ok()).map(|h| h.party).collect();
@@ -572,7 +577,7 @@ impl World {
         if job.next_round() != open.fields.round || !open.roster.contains(job.me()) {
             return;
         }
-        let Some(event) = self.build_for_party(lie, open, job.me(), job.state_name()) else {
+        let Some(event) = self.build_for_party(lie, open, &job) else {
             return;
         };
         let (role, state) = self.state(node);
@@ -587,13 +592,8 @@ impl World {
         }
     }
 
-    fn build_for_party(
-        &self,
-        lie: &str,
-        open: &RoundOpen,
-        me: &RosterEntry,
-        state: &str,
-    ) -> Option<party::Event> {
+    fn build_for_party(&self, lie: &str, open: &RoundOpen, job: &PartyJob) -> Option<party::Event> {
+        let (me, state) = (job.me(), job.state_name());
         let lab = &self.lab;
         let aggregator = &lab.aggregator;
         let floor = lab.manifest.floor() as usize;
@@ -624,6 +624,8 @@ impl World {
             Some(party::Event::Result { record, state: Hash([4; 32]) })
         };
         let opened = |open| Some(party::Event::Open(open));
+        // What contradicts nothing that this party saw is not yet a lie to it.
+        let entered = job.entered() == Some(label);
         let full = open.roster.clone();
         match lie {
             "wrong model" => {
@@ -668,16 +670,13 @@ impl World {
                 let first = record.members[0].clone();
                 record.members.fill(first);
             }),
-            "result of a second label" if state != "Idle" => {
-                record(&|record| record.label.0[0] ^= 1)
-            }
-            "receipt not honoured" if state == "Acked" && others.len() >= floor => {
+            "result of a second label" if entered => record(&|record| record.label.0[0] ^= 1),
+            "receipt not honoured" if state == "Acked" && entered && others.len() >= floor => {
                 record(&|record| record.members.retain(|member| *member != me.party))
             }
             "receipt not honoured" if matches!(state, "Sent" | "Training" | "Sealing") => {
                 // No receipt was given yet: one for bytes that were never sent.
-                let receipt =
-                    Receipt { label, party: me.party.clone(), header: Hash([5; 32]) };
+                let receipt = Receipt { label, party: me.party.clone(), header: Hash([5; 32]) };
                 Some(party::Event::Receipt(Signed::sign(receipt, aggregator).signed().clone()))
             }
             _ => None,

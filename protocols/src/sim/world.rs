@@ -222,6 +222,8 @@ pub struct World {
     items: BTreeMap<u64, Item>,
     count: u64,
     cancelled: bool,
+    /// The job's outcome is committed.
+    pub(super) over: bool,
 }
 
 impl core::fmt::Debug for World {
@@ -270,6 +272,7 @@ impl World {
             items: BTreeMap::new(),
             count: 0,
             cancelled: false,
+            over: false,
             rng,
         };
         world.plan();
@@ -439,13 +442,14 @@ impl World {
     pub fn run(&mut self) {
         while let Some(Reverse((time, id))) = self.queue.pop() {
             let item = self.items.remove(&id).unwrap();
-            if time > END_MS {
+            let end = if self.lies.must_end() { END_MS } else { self.calm_ms + 2_000 };
+            if time > end {
                 break;
             }
             self.now_ms = time;
             self.audit.now_ms = time - START_MS;
             self.step(item);
-            if !self.audit.violations.is_empty() || self.settled() {
+            if !self.audit.violations.is_empty() || (self.over && self.settled()) {
                 break;
             }
         }
