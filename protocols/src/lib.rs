@@ -11,5 +11,7 @@ pub mod machine;
 pub mod model;
 pub mod payload;
 pub mod refusal;
+#[cfg(feature = "testkit")]
+pub mod sim;
 pub mod wire;
 pub mod workload;
