@@ -3,4 +3,8 @@
 pub mod api;
 pub mod bulk;
 pub mod engine;
+pub mod keys;
+pub mod party;
 pub mod store;
+pub mod trainer;
+pub mod transport;
