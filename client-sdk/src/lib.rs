@@ -1,7 +1,8 @@
-//! The client side of Quorate: durable store, bulk transfer, and what parties build on.
+//! The party's side of Quorate: durable store, bulk transfer, built-in models, transport, driver.
 
 pub mod api;
 pub mod bulk;
+pub mod learn;
 pub mod engine;
 pub mod keys;
 pub mod party;
