@@ -6,3 +6,4 @@ pub mod driver;
 pub mod facts;
 pub mod http;
 pub mod report;
+mod routes;
