@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::StatusCode;
+use quorate_client::api::Hex32;
+use quorate_client::engine::{StoredIdentity, now_ms, os_rng};
 use quorate_client::store::{Batch, Fact as StoredFact, Store, StoreError};
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::Hash;
@@ -16,8 +18,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch;
-
-use quorate_client::engine::{OsRandom, now_ms};
 
 use crate::http::Problem;
 
@@ -115,7 +115,7 @@ struct Slot<M> {
 /// All machines of one kind in one store.
 pub struct Driver<M> {
     store: Store,
-    identity: Identity,
+    keys: StoredIdentity,
     kind: &'static str,
     actor: Name,
     slots: Mutex<HashMap<Hash, Arc<Slot<M>>>>,
@@ -124,8 +124,8 @@ pub struct Driver<M> {
 impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
     /// A driver of machines stored under `kind`; facts name `actor`.
     #[must_use]
-    pub fn new(store: Store, identity: Identity, kind: &'static str, actor: Name) -> Self {
-        Self { store, identity, kind, actor, slots: Mutex::default() }
+    pub fn new(store: Store, keys: StoredIdentity, kind: &'static str, actor: Name) -> Self {
+        Self { store, keys, kind, actor, slots: Mutex::default() }
     }
 
     /// The store.
@@ -136,8 +136,14 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
 
     /// This role's keys.
     #[must_use]
-    pub const fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn identity(&self) -> &Identity {
+        &self.keys.identity
+    }
+
+    /// Epoch of those keys.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.keys.epoch
     }
 
     /// Ids of all stored jobs.
@@ -241,9 +247,8 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
             None => (0, None),
         };
         let outcome = {
-            let mut rng = OsRandom;
-            let mut cx =
-                Context { now_ms: now_ms(), identity: &self.identity, rng: &mut rng };
+            let mut rng = os_rng();
+            let mut cx = Context { now_ms: now_ms(), identity: &self.keys.identity, rng: &mut rng };
             transition(machine, &mut cx)
         };
         let (machine, outputs, mut batch) = match outcome {
@@ -336,7 +341,10 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
 
     fn slot(&self, job: &Hash) -> Arc<Slot<M>> {
         let fresh = || {
-            Arc::new(Slot { loaded: tokio::sync::Mutex::default(), changed: watch::Sender::new(()) })
+            Arc::new(Slot {
+                loaded: tokio::sync::Mutex::default(),
+                changed: watch::Sender::new(()),
+            })
         };
         Arc::clone(self.lock_slots().entry(*job).or_insert_with(fresh))
     }
@@ -350,10 +358,8 @@ fn unknown_job() -> Refusal {
     Refusal::new(Code::UnknownJob, "no job of this id is known here")
 }
 
-/// 64 hexadecimal digits as a hash.
+/// 64 lower-case hexadecimal digits as a hash.
 #[must_use]
 pub fn parse_hash(text: &str) -> Option<Hash> {
-    let mut bytes = [0; 32];
-    hex::decode_to_slice(text, &mut bytes).ok()?;
-    Some(Hash(bytes))
+    text.parse::<Hex32>().ok().map(Hash::from)
 }

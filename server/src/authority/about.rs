@@ -3,16 +3,18 @@
 use axum::Json;
 use axum::extract::State;
 use quorate_client::api::AuthorityInfo;
+use quorate_client::engine::now_ms;
 
-use super::{EPOCH, Shared};
+use super::Shared;
 
 pub(crate) async fn about(State(authority): State<Shared>) -> Json<AuthorityInfo> {
     let identity = authority.driver.identity();
     Json(AuthorityInfo {
         name: authority.config.name.clone(),
         tenant: authority.config.tenant.clone(),
-        epoch: EPOCH,
-        verify: identity.verify_key(),
-        exchange: identity.exchange_key(),
+        epoch: authority.driver.epoch(),
+        verify: identity.verify_key().into(),
+        exchange: identity.exchange_key().into(),
+        now_ms: Some(now_ms()),
     })
 }

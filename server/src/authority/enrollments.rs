@@ -13,7 +13,7 @@ use quorate_protocols::refusal::Refusal;
 use quorate_protocols::wire::{Signed, decode, encode};
 use serde_json::json;
 
-use super::{Authority, EPOCH, Shared};
+use super::{Authority, Shared};
 use crate::driver::Failure;
 use crate::http::problem::Answer;
 use crate::routes;
@@ -46,7 +46,7 @@ async fn enrolled(
         authority: authority.config.name.clone(),
         verify: identity.verify_key(),
         exchange: identity.exchange_key(),
-        authority_epoch: EPOCH,
+        authority_epoch: authority.driver.epoch(),
         tenant: authority.config.tenant.clone(),
         entry,
     };

@@ -28,8 +28,8 @@ use crate::http::limits::body_limit;
 use crate::http::{self, Access, Limits, Readiness, Server};
 use crate::{facts, routes};
 
-/// Epoch of an authority's keys in this version.
-pub const EPOCH: u32 = 1;
+/// Record of its keys.
+const IDENTITY: &str = "authority";
 
 /// Settings of an authority.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let store = Store::open(&config.store).await?;
-    let identity = load_or_create_identity(&store).await?;
+    let keys = load_or_create_identity(&store, IDENTITY).await?;
     let mut parties = Parties::new();
     for (_, value) in store.list_records("party", "").await? {
         let entry: RosterEntry = decode(&value)?;
@@ -89,7 +89,7 @@ pub async fn run(
     }
     let limits = config.limits.clone();
     let access = config.access;
-    let driver = Driver::new(store.clone(), identity, "authority-job", config.name.clone());
+    let driver = Driver::new(store.clone(), keys, "authority-job", config.name.clone());
     let authority = Arc::new(Authority {
         config,
         driver: Arc::new(driver),
@@ -112,10 +112,7 @@ fn router(authority: Shared, store: Store) -> Router {
             "/v1/jobs/{job}/promises",
             post(promises::promise).layer(body_limit(routes::MESSAGE_BYTES)),
         )
-        .route(
-            "/v1/jobs/{job}/keys",
-            post(keys::release).layer(body_limit(routes::MESSAGE_BYTES)),
-        )
+        .route("/v1/jobs/{job}/keys", post(keys::release).layer(body_limit(routes::MESSAGE_BYTES)))
         .route("/v1/jobs/{job}/keys/{label}/leaves", get(keys::leaves))
         .route("/v1/jobs/{job}/keys/{label}/chunks/{index}", get(keys::chunk))
         .route("/v1/jobs/{job}/tombstones", post(tombstones::bury))
