@@ -2,6 +2,7 @@
 
 pub mod aggregator;
 pub mod authority;
+pub mod commands;
 pub mod driver;
 pub mod facts;
 pub mod http;
