@@ -1,8 +1,8 @@
 //! The services of Quorate and what its binary prints.
 
-pub mod bench;
 pub mod aggregator;
 pub mod authority;
+pub mod bench;
 pub mod commands;
 pub mod driver;
 pub mod facts;

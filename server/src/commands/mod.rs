@@ -4,6 +4,8 @@ mod cards;
 mod client;
 mod facts;
 mod job;
+mod key;
+mod party;
 mod serve;
 
 use clap::{Parser, Subcommand};
@@ -30,8 +32,12 @@ enum Command {
     Authority(serve::AuthorityArgs),
     /// Run the aggregator.
     Aggregator(serve::AggregatorArgs),
+    /// Take part in a job with the data of a CSV file.
+    Party(party::PartyArgs),
     /// Create, list, show, watch and cancel jobs, and fetch their results.
     Job(job::JobArgs),
+    /// Rotate or show a party's keys.
+    Key(key::KeyArgs),
     /// Print what each protocol and scheme promises.
     Cards(cards::CardsArgs),
     /// Print the log of facts of a service.
@@ -50,6 +56,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Authority(args) => serve::authority(args).await,
         Command::Aggregator(args) => serve::aggregator(args).await,
+        Command::Party(args) => party::run(args).await,
+        Command::Key(args) => key::run(args).await,
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
         Command::Facts(args) => facts::run(args).await,
