@@ -19,14 +19,16 @@ use quorate_crypto::sum::{
 use quorate_protocols::hybrid_alpha::messages::BulkRef;
 use quorate_protocols::hybrid_alpha::{STEP_KEY, STEP_SUBMIT};
 use quorate_protocols::job::Manifest;
-use quorate_protocols::model::ModelState;
+use quorate_protocols::machine;
+use quorate_protocols::model::{ModelState, mean_loss};
 use quorate_protocols::payload::{self, HEAD_WORDS, OpenedSum, PayloadKind, PayloadSpec};
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::workload::Purpose;
 use rand_core::UnwrapErr;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::bulk::{Bulk, BulkError, BulkInfo, BulkReader, BulkWriter};
-use crate::store::{Batch, Blobs, Store, StoreError};
+use crate::store::{Batch, Blobs, Fact, Store, StoreError};
 
 /// Kind of the records that hold secret keys.
 const IDENTITY: &str = "identity";
@@ -45,6 +47,29 @@ pub fn now_ms() -> u64 {
 #[must_use]
 pub const fn os_rng() -> UnwrapErr<SysRng> {
     UnwrapErr(SysRng)
+}
+
+/// A machine's fact as a line of the store's log; `job` is empty for facts of no job.
+#[must_use]
+pub fn log_line(job: &str, actor: &str, fact: &machine::Fact) -> Fact {
+    let machine::Fact { what, round, attempt, note } = fact;
+    let mut body = serde_json::Map::new();
+    if let Some(round) = round {
+        body.insert("round".to_owned(), (*round).into());
+    }
+    if let Some(attempt) = attempt {
+        body.insert("attempt".to_owned(), (*attempt).into());
+    }
+    if !note.is_empty() {
+        body.insert("note".to_owned(), note.as_str().into());
+    }
+    Fact {
+        at_ms: now_ms(),
+        job: job.to_owned(),
+        actor: actor.to_owned(),
+        predicate: what.clone(),
+        body: body.into(),
+    }
 }
 
 /// Why work on vectors failed.
@@ -329,21 +354,27 @@ pub async fn open_to_bulk(
         (encoded_len(scheme, &context, STEP_SUBMIT)?, encoded_len(scheme, &context, STEP_KEY)?);
     let word = context.shape.ring.word_bytes();
     let widest = word.max(width(submit)).max(width(key));
-    let messages = || {
-        let submitted = ciphertexts.iter().map(move |reader| (STEP_SUBMIT, submit, reader));
-        submitted.chain(keys.iter().map(move |reader| (STEP_KEY, key, reader)))
-    };
+    let submitted = ciphertexts.iter().map(|reader| (STEP_SUBMIT, submit, reader.clone()));
+    let released = keys.iter().map(|reader| (STEP_KEY, key, reader.clone()));
+    let messages: Vec<_> = submitted.chain(released).collect();
     let mut writer = BulkWriter::new(blobs, namespace);
     for range in ranges(context.shape.dim, widest) {
         opener.begin(range.clone());
-        let part = &range;
-        let mut parts = stream::iter(messages())
-            .map(|(step, len, reader)| async move {
-                let bytes = match len {
-                    EncodedLen::PerCoordinate(each) => read_coordinates(reader, part, each).await,
-                    EncodedLen::Fixed(_) => reader.read_range(0..reader.bulk().info().len).await,
-                };
-                bytes.map(|bytes| (step, bytes))
+        let part = range.clone();
+        let mut parts = stream::iter(messages.clone())
+            .map(move |(step, len, reader)| {
+                let part = part.clone();
+                async move {
+                    let bytes = match len {
+                        EncodedLen::PerCoordinate(each) => {
+                            read_coordinates(&reader, &part, each).await
+                        }
+                        EncodedLen::Fixed(_) => {
+                            reader.read_range(0..reader.bulk().info().len).await
+                        }
+                    };
+                    bytes.map(|bytes| (step, bytes))
+                }
             })
             .buffered(READ_AHEAD);
         while let Some((step, bytes)) = parts.try_next().await? {
@@ -469,6 +500,19 @@ fn checked(
         .map_err(|error| Refusal::new(Code::CheckSlot, error.to_string()).into())
 }
 
+/// A model state and the sum it followed from.
+#[derive(Clone, Debug)]
+pub struct Advanced {
+    /// The state after the round.
+    pub state: Arc<ModelState>,
+    /// Its hash.
+    pub hash: Hash,
+    /// Rows behind the sum.
+    pub rows: u64,
+    /// Mean loss of the state before the round on the members' rows, in rounds of training.
+    pub loss: Option<f64>,
+}
+
 /// Checks an opened sum of `members` parties and computes the model state that follows from it.
 ///
 /// Sums of plain vectors, which have no model, are checked a chunk at a time.
@@ -481,11 +525,12 @@ pub async fn advance(
     round: u32,
     members: usize,
     sum: &BulkReader,
-) -> Result<Arc<ModelState>, EngineError> {
+) -> Result<Advanced, EngineError> {
     let spec = manifest.payload(round)?;
     if let PayloadKind::Vector { len, max_abs } = spec.kind {
-        check_vector(manifest, len, max_abs, members, sum).await?;
-        return Ok(Arc::clone(state));
+        let rows = check_vector(manifest, len, max_abs, members, sum).await?;
+        let state = Arc::clone(state);
+        return Ok(Advanced { hash: state.hash(), state, rows, loss: None });
     }
     let opened = read_sum(manifest, round, members, sum).await?;
     let (manifest, state) = (Arc::clone(manifest), Arc::clone(state));
@@ -493,25 +538,29 @@ pub async fn advance(
         let next = state
             .advance(&manifest.workload, round, &opened)
             .map_err(|error| Refusal::new(Code::CheckSlot, error.to_string()))?;
-        Ok(Arc::new(next))
+        let trained = manifest.workload.purpose(round) == Some(Purpose::Train);
+        let loss = if trained { mean_loss(&opened, &manifest.code) } else { None };
+        Ok(Advanced { hash: next.hash(), state: Arc::new(next), rows: opened.rows, loss })
     })
     .await?
 }
 
-/// Every part of the vector is read behind the sum's own head, as a shorter vector.
+/// Checks a summed vector and returns the rows behind it: every part is read behind the sum's own
+/// head, as a shorter vector.
 async fn check_vector(
     manifest: &Arc<Manifest>,
     len: u64,
     max_abs: u64,
     members: usize,
     sum: &BulkReader,
-) -> Result<(), EngineError> {
+) -> Result<u64, EngineError> {
     let word = manifest.ring.word_bytes();
     let expected = PayloadSpec { kind: PayloadKind::Vector { len, max_abs } }.dim();
     if Some(sum.bulk().info().len) != expected.checked_mul(word as u64) {
         return Err(Refusal::new(Code::CheckSlot, "the opened sum has a wrong length").into());
     }
     let head = read_coordinates(sum, &(0..HEAD_WORDS), word).await?;
+    let mut rows = 0;
     for range in ranges(len, word) {
         let len = range.end - range.start;
         let part = range.start + HEAD_WORDS..range.end + HEAD_WORDS;
@@ -519,7 +568,10 @@ async fn check_vector(
         bytes.extend(read_coordinates(sum, &part, word).await?);
         let manifest = Arc::clone(manifest);
         let spec = PayloadSpec { kind: PayloadKind::Vector { len, max_abs } };
-        blocking(move || checked(&manifest, &spec, members, &bytes).map(drop)).await??;
+        rows = blocking(move || checked(&manifest, &spec, members, &bytes)).await??.rows;
     }
-    Ok(())
+    Ok(rows)
 }
+
+#[cfg(test)]
+mod tests;

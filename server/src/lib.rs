@@ -1,5 +1,11 @@
 //! The services of Quorate and what its binary prints.
 
+pub mod aggregator;
+pub mod authority;
 pub mod bench;
+pub mod commands;
+pub mod driver;
+pub mod facts;
 pub mod http;
 pub mod report;
+mod routes;
