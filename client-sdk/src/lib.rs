@@ -1,4 +1,6 @@
-//! The client side of Quorate: durable store, bulk transfer, and what parties build on.
+//! The client side of Quorate: durable store, bulk transfer, built-in models, and what parties
+//! build on.
 
 pub mod bulk;
+pub mod learn;
 pub mod store;

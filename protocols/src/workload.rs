@@ -263,6 +263,20 @@ impl Workload {
 }
 
 impl TrainSpec {
+    /// Settings that suit tables of up to some hundred features, 15 rounds of weights.
+    #[must_use]
+    pub const fn default_for(schema: Schema, model: ModelSpec) -> Self {
+        let local = match model {
+            ModelSpec::Logistic { .. } => {
+                LocalSpec { epochs: 5, batch: 0, learning_rate: 1.0, prox_mu: 0.0 }
+            }
+            ModelSpec::Mlp { .. } => {
+                LocalSpec { epochs: 2, batch: 32, learning_rate: 0.02, prox_mu: 0.0 }
+            }
+        };
+        Self { schema, model, rounds: 15, local, max_rows: 100_000, seed: 1 }
+    }
+
     /// Outputs C: one for two classes, otherwise one per class.
     #[must_use]
     pub fn outputs(&self) -> u64 {

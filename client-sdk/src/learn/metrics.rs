@@ -1,0 +1,102 @@
+//! Scores of a model on held-out rows.
+
+use quorate_crypto::fixed::FixedPoint;
+use quorate_protocols::model::ModelState;
+use quorate_protocols::workload::TrainSpec;
+
+use super::LearnError;
+use super::data::Dataset;
+use super::features::Design;
+use super::model::{Net, decode, probabilities};
+
+/// A class with fewer held-out rows is left out of the mean AUC.
+const MIN_CLASS_ROWS: usize = 10;
+
+/// How well a model does on some rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Metrics {
+    /// Area under the ROC curve; for more than two classes the unweighted one-versus-rest mean over
+    /// classes with at least 10 rows. NaN when no class has both kinds of rows.
+    pub auc: f64,
+    /// Share of rows whose most probable class is right.
+    pub accuracy: f64,
+    /// Mean log-loss.
+    pub log_loss: f64,
+}
+
+/// Scores the model of `state` on `data`.
+///
+/// # Errors
+/// [`LearnError::State`] when the state does not fit the workload.
+pub fn evaluate(
+    spec: &TrainSpec,
+    code: &FixedPoint,
+    state: &ModelState,
+    data: &Dataset,
+) -> Result<Metrics, LearnError> {
+    let net = Net::new(spec);
+    let w = decode(&net, code, state)?;
+    Ok(score(&net, &Design::new(spec, state, data)?, &w))
+}
+
+/// Scores parameters `w` on the rows of `design`.
+#[must_use]
+pub fn score(net: &Net, design: &Design, w: &[f64]) -> Metrics {
+    let mut scratch = net.scratch();
+    let (mut right, mut log_loss) = (0usize, 0.0);
+    let mut by_class: Vec<Vec<f64>> = vec![Vec::new(); net.outputs.max(2)];
+    for index in 0..design.rows {
+        let row = design.row(index);
+        let probability = probabilities(net.scores(w, &row, &mut scratch));
+        let mut best = 0;
+        for (class, value) in probability.iter().enumerate() {
+            if *value > probability[best] {
+                best = class;
+            }
+            by_class[class].push(*value);
+        }
+        right += usize::from(best == row.label);
+        log_loss += net.loss(w, &row, &mut scratch);
+    }
+    let rows = design.rows.max(1) as f64;
+    let auc = if net.outputs == 1 {
+        let positive: Vec<bool> = design.labels.iter().map(|label| *label == 1).collect();
+        auc(&by_class[1], &positive)
+    } else {
+        macro_auc(&by_class, &design.labels)
+    };
+    Metrics { auc, accuracy: right as f64 / rows, log_loss: log_loss / rows }
+}
+
+fn macro_auc(by_class: &[Vec<f64>], labels: &[usize]) -> f64 {
+    let mut areas = Vec::new();
+    for (class, scores) in by_class.iter().enumerate() {
+        let positive: Vec<bool> = labels.iter().map(|label| *label == class).collect();
+        let count = positive.iter().filter(|is| **is).count();
+        if count >= MIN_CLASS_ROWS && count < labels.len() {
+            areas.push(auc(scores, &positive));
+        }
+    }
+    areas.iter().sum::<f64>() / areas.len() as f64
+}
+
+/// Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties
+/// counting half. NaN without both kinds.
+#[must_use]
+pub fn auc(scores: &[f64], positive: &[bool]) -> f64 {
+    let mut order: Vec<(f64, bool)> =
+        scores.iter().copied().zip(positive.iter().copied()).collect();
+    order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut below, mut twice_wins) = (0u64, 0u64);
+    let (mut positives, mut negatives) = (0u64, 0u64);
+    // -0 and 0 are equal scores though they sort apart; they do sort next to each other.
+    for ties in order.chunk_by(|a, b| a.0 == b.0) {
+        let up = ties.iter().filter(|(_, is)| *is).count() as u64;
+        let down = ties.len() as u64 - up;
+        twice_wins += up * (2 * below + down);
+        below += down;
+        positives += up;
+        negatives += down;
+    }
+    twice_wins as f64 / (2.0 * positives as f64 * negatives as f64)
+}
