@@ -19,8 +19,8 @@ pub const POOLED_L2: f64 = 1e-3;
 /// No component of the gradient is larger at the end.
 const TOLERANCE: f64 = 1e-6;
 
-/// Steps after which the reference gives up converging.
-const MAX_STEPS: u32 = 20_000;
+/// Steps after which the reference stops anyway, in units of rows x parameters.
+const MAX_WORK: usize = 5_000_000_000;
 
 /// Trains logistic regression (softmax for more than two classes) on `train` to convergence and
 /// scores it on `test`: mean log-loss + 1e-3 / 2 |w|^2, biases free.
@@ -39,7 +39,9 @@ pub fn pooled_logistic(
     let net = Net { features: design.features, outputs, hidden: 0, l2: POOLED_L2 };
     let start = vec![0.0; net.params()];
     let pull = Proximal { anchor: &start, mu: 0.0 };
-    let w = minimise(&net, &design, &pull, MAX_STEPS, 1.0, TOLERANCE);
+    let steps = (MAX_WORK / (design.rows * net.params()).max(1)).clamp(100, 20_000);
+    let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+    let w = minimise(&net, &design, &pull, steps, 1.0, TOLERANCE);
     Ok(score(&net, &Design::with_moments(schema, &moments, test)?, &w))
 }
 

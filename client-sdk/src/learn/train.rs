@@ -13,13 +13,16 @@ use super::features::{Design, local_moments};
 use super::model::{Net, decode, encode};
 
 /// Models with more features use a diagonal preconditioner: factoring costs features^3.
-const MAX_FACTORED: usize = 400;
+const MAX_FACTORED: usize = 1024;
 
 /// Momentum of mini-batch steps.
 const MOMENTUM: f64 = 0.9;
 
 /// What a party puts into a sum of weights.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// # Security
+/// Private to the party until it is encrypted: there is no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct LocalUpdate {
     /// Rows n of the party.
     pub rows: u64,
