@@ -1,0 +1,721 @@
+//! The bodies of the HTTP interface, shared by clients and services.
+//!
+//! | service | route | request -> answer |
+//! |---|---|---|
+//! | authority | `GET /v1/authority` | [`AuthorityInfo`], JSON |
+//! | authority | `POST /v1/enrollments` | postcard `EnrollRequest` -> postcard `Signed<Enrolled>` |
+//! | authority | `POST /v1/jobs`, `/v1/jobs/{job}/promises`, `/keys`, `/tombstones` | `Message` -> `Message` |
+//! | authority | `GET /v1/jobs/{job}/keys/{label}/leaves`, `/chunks/{i}` | raw |
+//! | aggregator | `GET /v1/aggregator` | [`AggregatorInfo`], JSON |
+//! | aggregator | `POST /v1/jobs` | [`JobSpec`] -> 201 [`JobCreated`], JSON |
+//! | aggregator | `GET /v1/jobs`, `GET` and `DELETE /v1/jobs/{job}` | [`JobStatus`], JSON |
+//! | aggregator | `GET /v1/jobs/{job}/package` | postcard `JobPackage` |
+//! | aggregator | `POST /v1/jobs/{job}/parties` | `Message::Join` -> 204 |
+//! | aggregator | `GET /v1/jobs/{job}/view` | [`ViewQuery`] -> postcard [`PartyView`] |
+//! | aggregator | `POST B` = `/v1/jobs/{job}/submissions/{label}/{party}` | [`bulk::Opening`] -> [`bulk::Missing`] |
+//! | aggregator | `PUT B/chunks/{i}`, `GET B/missing`, `POST B/complete` | raw; [`bulk::Missing`]; `Message::Receipt` |
+//! | aggregator | `GET /v1/jobs/{job}/results/{round}/leaves`, `/chunks/{i}` | raw |
+//! | aggregator | `GET /v1/jobs/{job}/frozen`, `/report` | [`FrozenRound`] and [`RoundReport`] lists, JSON |
+//!
+//! A refusal is a [`ProblemBody`]. Job ids, labels and keys are lower-case hex of 32 bytes.
+//!
+//! [`bulk::Opening`]: crate::bulk::Opening
+//! [`bulk::Missing`]: crate::bulk::Missing
+
+use core::fmt;
+use core::str::FromStr;
+
+use quorate_crypto::fixed::FixedPoint;
+use quorate_crypto::keys::{ExchangeKey, VerifyKey};
+use quorate_crypto::merkle::Hash;
+use quorate_crypto::schemes;
+use quorate_crypto::sum::{Label, PadSuite, Ring};
+use quorate_protocols::hybrid_alpha::aggregator::{Outcome, Status};
+use quorate_protocols::hybrid_alpha::messages::{ResultRecord, RoundOpen};
+use quorate_protocols::hybrid_alpha::{self};
+use quorate_protocols::job::{AuthorityKey, Deadlines, MANIFEST_VERSION, Manifest, Privacy};
+use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::wire::{Name, Signed};
+use quorate_protocols::workload::{LocalSpec, ModelSpec, Purpose, Schema, TrainSpec, Workload};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Longest JSON body read, in bytes.
+pub const MAX_JSON_BYTES: usize = 4 << 20;
+/// Most results in one [`PartyView`], so that it stays below the limit of a control message.
+pub const MAX_VIEW_RESULTS: usize = 32;
+/// Longest wait of a long poll, in milliseconds.
+pub const MAX_WAIT_MS: u64 = 20_000;
+
+/// 32 bytes as 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hex32(pub [u8; 32]);
+
+impl fmt::Display for Hex32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Hex32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Hex32 {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let bad = || Refusal::new(Code::Malformed, "expected 64 lower-case hex digits");
+        // One spelling per value: ids are compared as text in places.
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(bad());
+        }
+        let mut out = [0; 32];
+        hex::decode_to_slice(text, &mut out).map_err(|_| bad())?;
+        Ok(Self(out))
+    }
+}
+
+impl Serialize for Hex32 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hex32 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|refusal: Refusal| D::Error::custom(refusal.detail))
+    }
+}
+
+macro_rules! hex_conversions {
+    ($($type:ident),*) => {$(
+        impl From<$type> for Hex32 {
+            fn from(value: $type) -> Self {
+                Self(value.0)
+            }
+        }
+
+        impl From<Hex32> for $type {
+            fn from(value: Hex32) -> Self {
+                Self(value.0)
+            }
+        }
+    )*};
+}
+hex_conversions!(VerifyKey, ExchangeKey, Hash, Label);
+
+/// Reads a JSON body of at most [`MAX_JSON_BYTES`].
+///
+/// # Errors
+/// [`Code::TooLarge`], [`Code::Malformed`] with the place of the mistake.
+pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    if bytes.len() > MAX_JSON_BYTES {
+        return Err(Refusal::new(Code::TooLarge, "JSON body over 4 MiB"));
+    }
+    serde_json::from_slice(bytes).map_err(|e| Refusal::new(Code::Malformed, e.to_string()))
+}
+
+/// Who an authority is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityInfo {
+    /// Its id.
+    pub name: Name,
+    /// Tenant it serves.
+    pub tenant: Name,
+    /// Epoch of its keys.
+    pub epoch: u32,
+    /// Its signature key.
+    pub verify: Hex32,
+    /// Its key for key agreement.
+    pub exchange: Hex32,
+    /// Its clock, in milliseconds since 1970; absent where a service does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now_ms: Option<u64>,
+}
+
+impl AuthorityInfo {
+    /// As a manifest names it.
+    #[must_use]
+    pub fn key(&self) -> AuthorityKey {
+        AuthorityKey {
+            name: self.name.clone(),
+            epoch: self.epoch,
+            verify: self.verify.into(),
+            exchange: self.exchange.into(),
+        }
+    }
+}
+
+/// An authority as its aggregator lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedAuthority {
+    /// Where the aggregator reaches it.
+    pub url: String,
+    /// Its id.
+    pub name: Name,
+    /// Epoch of its keys.
+    pub epoch: u32,
+    /// Its signature key.
+    pub verify: Hex32,
+    /// Its key for key agreement.
+    pub exchange: Hex32,
+}
+
+/// Who an aggregator is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AggregatorInfo {
+    /// Tenant it serves.
+    pub tenant: Name,
+    /// Its signature key.
+    pub verify: Hex32,
+    /// The authorities of its jobs.
+    pub authorities: Vec<ListedAuthority>,
+}
+
+/// The answer to a created job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobCreated {
+    /// Its id.
+    pub job: Hex32,
+}
+
+/// What a waiting party knows, as the query of `GET /v1/jobs/{job}/view`: the answer comes when
+/// something differs from it, or after `wait_ms`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewQuery {
+    /// Results known; the answer holds those from this index on.
+    #[serde(default)]
+    pub results: usize,
+    /// Label of the open attempt, as far as known; absent when the caller knows of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<Hex32>,
+    /// How long to wait for news, at most [`MAX_WAIT_MS`].
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+/// What a party needs to know about a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PartyView {
+    /// The aggregator's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// The attempt that takes submissions.
+    pub open: Option<Signed<RoundOpen>>,
+    /// Results from the index asked for on, at most [`MAX_VIEW_RESULTS`].
+    pub results: Vec<Signed<ResultRecord>>,
+    /// Set at the end of the job.
+    pub outcome: Option<Outcome>,
+}
+
+/// A problem document (RFC 9457), as far as clients use it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemBody {
+    /// Stable code.
+    #[serde(default)]
+    pub code: String,
+    /// A sentence for people.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// How a job ended, for JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "status")]
+pub enum JobOutcome {
+    /// Every round was opened.
+    Done,
+    /// The operator ended it.
+    Cancelled,
+    /// It cannot go on.
+    Failed {
+        /// Stable code.
+        code: String,
+        /// Why.
+        detail: String,
+    },
+}
+
+impl From<&Outcome> for JobOutcome {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::Done,
+            Outcome::Cancelled => Self::Cancelled,
+            Outcome::Failed(why) => {
+                Self::Failed { code: why.code.as_str().to_owned(), detail: why.detail.clone() }
+            }
+        }
+    }
+}
+
+/// What a workload is, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkloadKind {
+    /// Sums of integer vectors.
+    Sum,
+    /// Training of a model.
+    Train,
+}
+
+impl From<&Workload> for WorkloadKind {
+    fn from(workload: &Workload) -> Self {
+        match workload {
+            Workload::Sum { .. } => Self::Sum,
+            Workload::Train(_) => Self::Train,
+        }
+    }
+}
+
+/// The state of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Its id.
+    pub job: Hex32,
+    /// Title.
+    pub title: String,
+    /// What it computes.
+    pub workload: WorkloadKind,
+    /// Name of the scheme.
+    pub scheme: String,
+    /// Name of the phase.
+    pub phase: String,
+    /// Round that is open or next.
+    pub round: u32,
+    /// Attempt of it.
+    pub attempt: u16,
+    /// Rounds opened so far.
+    pub opened: u32,
+    /// Rounds of the whole job, a moments round included.
+    pub rounds: u32,
+    /// Least members of an opened sum.
+    pub floor: u32,
+    /// Parties that are invited next.
+    pub joined: Vec<Name>,
+    /// Parties whose submissions of the current attempt are complete.
+    pub submitted: Vec<Name>,
+    /// Set at the end.
+    pub outcome: Option<JobOutcome>,
+}
+
+impl JobStatus {
+    /// From an aggregator's own view of its job.
+    #[must_use]
+    pub fn new(job: Hash, manifest: &Manifest, status: &Status) -> Self {
+        let scheme = schemes::by_id(manifest.scheme).map_or("", |scheme| scheme.info().name);
+        Self {
+            job: job.into(),
+            title: manifest.title.clone(),
+            workload: (&manifest.workload).into(),
+            scheme: scheme.to_owned(),
+            phase: status.phase.clone(),
+            round: status.round,
+            attempt: status.attempt,
+            opened: status.opened,
+            rounds: status.rounds,
+            floor: manifest.floor(),
+            joined: status.joined.clone(),
+            submitted: status.submitted.clone(),
+            outcome: status.outcome.as_ref().map(Into::into),
+        }
+    }
+}
+
+/// The frozen set behind an opened round.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenRound {
+    /// Round.
+    pub round: u32,
+    /// The attempt that was opened.
+    pub attempt: u16,
+    /// What the sum was for.
+    pub purpose: Purpose,
+    /// Members, sorted.
+    pub members: Vec<Name>,
+}
+
+/// Milliseconds an opened round spent in each phase, by the aggregator's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseMillis {
+    /// From the opening to the freeze.
+    pub collect: u64,
+    /// Freezing the set.
+    pub freeze: u64,
+    /// Until every authority promised.
+    pub promise: u64,
+    /// Until every functional key was here.
+    pub key: u64,
+    /// Opening the sum.
+    pub open: u64,
+}
+
+/// What an opened round cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundReport {
+    /// Round.
+    pub round: u32,
+    /// The attempt that was opened.
+    pub attempt: u16,
+    /// Members, sorted.
+    pub members: Vec<Name>,
+    /// Bytes of ciphertext and headers that parties sent.
+    pub bytes_up: u64,
+    /// Bytes of opened sums that parties fetch, one copy per member.
+    pub bytes_down: u64,
+    /// Time by phase.
+    pub ms: PhaseMillis,
+}
+
+/// A job as its author writes it, in TOML or JSON: exactly one of `sum` and `train`.
+///
+/// ```toml
+/// title = "monthly totals"
+/// max_parties = 5
+/// quorum = 3
+/// [sum]
+/// dim = 12
+/// rounds = 1
+/// max_abs = 1000000
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// For people; at most 200 bytes.
+    pub title: String,
+    /// Name of a served scheme.
+    #[serde(default = "defaults::scheme")]
+    pub scheme: String,
+    /// Pad generator: `aes-256-ctr` or `chacha20`.
+    #[serde(default = "defaults::suite")]
+    pub suite: String,
+    /// Bits of the ring: 32 or 64.
+    #[serde(default = "defaults::ring")]
+    pub ring: u32,
+    /// Fractional bits of real numbers.
+    #[serde(default = "defaults::frac_bits")]
+    pub frac_bits: u8,
+    /// Clip bound of real numbers.
+    #[serde(default = "defaults::clip")]
+    pub clip: f64,
+    /// Most parties of one round.
+    pub max_parties: u32,
+    /// Replies wanted.
+    pub quorum: u32,
+    /// Honest contributors that must stand behind an opened sum.
+    #[serde(default = "defaults::k_min")]
+    pub k_min: u32,
+    /// Colluders tolerated among the parties.
+    #[serde(default)]
+    pub colluders: u32,
+    /// Time to train and submit.
+    #[serde(default = "defaults::collect_seconds")]
+    pub collect_seconds: f64,
+    /// How long stragglers are waited for once the floor is reached.
+    #[serde(default = "defaults::grace_seconds")]
+    pub grace_seconds: f64,
+    /// How long authorities still release after a round's deadline.
+    #[serde(default = "defaults::key_seconds")]
+    pub key_seconds: f64,
+    /// Attempts of one round before the job fails.
+    #[serde(default = "defaults::max_attempts")]
+    pub max_attempts: u16,
+    /// Differential privacy; refused by this version, rather than ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<serde_json::Value>,
+    /// Sums of integer vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<SumTable>,
+    /// Training of a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<TrainTable>,
+}
+
+/// Table `[sum]` of a [`JobSpec`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SumTable {
+    /// Values per vector.
+    pub dim: u64,
+    /// Number of sums.
+    #[serde(default = "defaults::sums")]
+    pub rounds: u32,
+    /// Bound on the magnitude of one party's value.
+    pub max_abs: u64,
+}
+
+/// Table `[train]` of a [`JobSpec`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainTable {
+    /// The columns every party must have.
+    pub schema: Schema,
+    /// The model.
+    pub model: ModelSpec,
+    /// Rounds of weights, after the moments round.
+    pub rounds: u32,
+    /// What a party does with its rows in one round.
+    pub local: LocalSpec,
+    /// Bound on the rows of one party.
+    #[serde(default = "defaults::max_rows")]
+    pub max_rows: u64,
+    /// Seed of the initial weights and of every shuffle.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+/// What a [`JobSpec`] leaves out.
+mod defaults {
+    pub(super) fn scheme() -> String {
+        "pad".to_owned()
+    }
+
+    pub(super) fn suite() -> String {
+        "aes-256-ctr".to_owned()
+    }
+
+    pub(super) const fn ring() -> u32 {
+        64
+    }
+
+    pub(super) const fn frac_bits() -> u8 {
+        24
+    }
+
+    pub(super) const fn clip() -> f64 {
+        64.0
+    }
+
+    pub(super) const fn k_min() -> u32 {
+        2
+    }
+
+    pub(super) const fn collect_seconds() -> f64 {
+        600.0
+    }
+
+    pub(super) const fn grace_seconds() -> f64 {
+        5.0
+    }
+
+    pub(super) const fn key_seconds() -> f64 {
+        600.0
+    }
+
+    pub(super) const fn max_attempts() -> u16 {
+        8
+    }
+
+    pub(super) const fn sums() -> u32 {
+        1
+    }
+
+    pub(super) const fn max_rows() -> u64 {
+        1 << 20
+    }
+}
+
+impl JobSpec {
+    /// A job that sums one vector of `dim` integers of magnitude at most `max_abs`.
+    #[must_use]
+    pub fn of_sum(title: &str, parties: u32, table: SumTable) -> Self {
+        Self { sum: Some(table), ..Self::bare(title, parties) }
+    }
+
+    /// A job that trains a model.
+    #[must_use]
+    pub fn of_training(title: &str, parties: u32, table: TrainTable) -> Self {
+        Self { train: Some(table), ..Self::bare(title, parties) }
+    }
+
+    /// Defaults, a floor of two, and no workload.
+    fn bare(title: &str, parties: u32) -> Self {
+        Self {
+            title: title.to_owned(),
+            scheme: defaults::scheme(),
+            suite: defaults::suite(),
+            ring: defaults::ring(),
+            frac_bits: defaults::frac_bits(),
+            clip: defaults::clip(),
+            max_parties: parties,
+            quorum: defaults::k_min(),
+            k_min: defaults::k_min(),
+            colluders: 0,
+            collect_seconds: defaults::collect_seconds(),
+            grace_seconds: defaults::grace_seconds(),
+            key_seconds: defaults::key_seconds(),
+            max_attempts: defaults::max_attempts(),
+            privacy: None,
+            sum: None,
+            train: None,
+        }
+    }
+
+    /// The manifest of a new job of these authorities, in any order; `salt` is fresh randomness.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`] with the setting that is wrong.
+    pub fn into_manifest(
+        self,
+        tenant: Name,
+        aggregator: VerifyKey,
+        mut authorities: Vec<AuthorityKey>,
+        salt: [u8; 16],
+    ) -> Result<Manifest, Refusal> {
+        let bad = |why: String| Refusal::new(Code::BadManifest, why);
+        if self.privacy.is_some() {
+            return Err(bad("[privacy]: this version opens exact sums and adds no noise; \
+                            remove the table, or wait for a version that has it"
+                .to_owned()));
+        }
+        let workload = match (self.sum, self.train) {
+            (Some(table), None) => {
+                Workload::Sum { dim: table.dim, rounds: table.rounds, max_abs: table.max_abs }
+            }
+            (None, Some(table)) => Workload::Train(TrainSpec {
+                schema: table.schema,
+                model: table.model,
+                rounds: table.rounds,
+                local: table.local,
+                max_rows: table.max_rows,
+                seed: table.seed,
+            }),
+            _ => return Err(bad("a job has exactly one of [sum] and [train]".to_owned())),
+        };
+        let served = || schemes::all().iter().filter(|scheme| scheme.info().served);
+        let scheme =
+            served().find(|scheme| scheme.info().name == self.scheme).ok_or_else(|| {
+                let known: Vec<&str> = served().map(|scheme| scheme.info().name).collect();
+                bad(format!("scheme {:?} is unknown, there are: {}", self.scheme, known.join(", ")))
+            })?;
+        let suite = match self.suite.as_str() {
+            "aes-256-ctr" => PadSuite::Aes256Ctr,
+            "chacha20" => PadSuite::ChaCha20,
+            other => {
+                return Err(bad(format!("suite {other:?} is unknown: aes-256-ctr or chacha20")));
+            }
+        };
+        let ring = match self.ring {
+            32 => Ring::Z32,
+            64 => Ring::Z64,
+            other => return Err(bad(format!("ring is {other}, allowed are 32 and 64"))),
+        };
+        authorities.sort_by(|a, b| a.name.cmp(&b.name));
+        let manifest = Manifest {
+            version: MANIFEST_VERSION,
+            tenant,
+            title: self.title,
+            salt,
+            aggregator,
+            authorities,
+            protocol: hybrid_alpha::PROTOCOL_ID,
+            scheme: scheme.info().id,
+            suite,
+            ring,
+            code: FixedPoint { frac_bits: self.frac_bits, clip: self.clip },
+            max_parties: self.max_parties,
+            quorum: self.quorum,
+            k_min: self.k_min,
+            colluders: self.colluders,
+            privacy: Privacy::None,
+            verified_sum: false,
+            deadlines: Deadlines {
+                collect_ms: millis("collect_seconds", self.collect_seconds)?,
+                grace_ms: millis("grace_seconds", self.grace_seconds)?,
+                key_ms: millis("key_seconds", self.key_seconds)?,
+                max_attempts: self.max_attempts,
+            },
+            workload,
+        };
+        manifest.check()?;
+        Ok(manifest)
+    }
+}
+
+/// Seconds, with fractions, as whole milliseconds; the manifest's own check bounds them.
+fn millis(what: &str, seconds: f64) -> Result<u64, Refusal> {
+    let ms = (seconds * 1000.0).round();
+    if !(0.0..1e12).contains(&ms) {
+        return Err(Refusal::new(Code::BadManifest, format!("{what} is out of range")));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole, not negative and below 10^12"
+    )]
+    Ok(ms as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> serde_json::Value {
+        serde_json::json!({
+            "title": "totals", "max_parties": 5, "quorum": 3,
+            "sum": {"dim": 12, "max_abs": 1000}
+        })
+    }
+
+    fn manifest(value: &serde_json::Value) -> Result<Manifest, Refusal> {
+        let spec: JobSpec = from_json(value.to_string().as_bytes())?;
+        let key = |name: &str, byte: u8| AuthorityKey {
+            name: Name::new(name).unwrap(),
+            epoch: 0,
+            verify: VerifyKey([byte; 32]),
+            exchange: ExchangeKey([byte; 32]),
+        };
+        let authorities = vec![key("b", 2), key("a", 1)];
+        spec.into_manifest(Name::new("t").unwrap(), VerifyKey([9; 32]), authorities, [7; 16])
+    }
+
+    #[test]
+    fn a_short_spec_becomes_a_checked_manifest() {
+        let manifest = manifest(&spec()).unwrap();
+        assert_eq!(manifest.workload, Workload::Sum { dim: 12, rounds: 1, max_abs: 1000 });
+        assert_eq!((manifest.scheme, manifest.ring, manifest.k_min), (1, Ring::Z64, 2));
+        assert_eq!(manifest.authorities[0].name.as_str(), "a");
+        assert_eq!(manifest.deadlines.grace_ms, 5000);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_refused_by_name() {
+        type Spoil = fn(&mut serde_json::Value);
+        let cases: [(Spoil, &str); 9] = [
+            (|s| s["privacy"] = serde_json::json!({"epsilon": 1}), "[privacy]"),
+            (|s| s["quorom"] = 3.into(), "quorom"),
+            (|s| s["sum"]["dims"] = 3.into(), "dims"),
+            (|s| drop(s.as_object_mut().unwrap().remove("sum")), "exactly one"),
+            (|s| s["scheme"] = "mife-ref".into(), "ddh-mcfe"),
+            (|s| s["ring"] = 48.into(), "48"),
+            (|s| s["suite"] = "rc4".into(), "rc4"),
+            (|s| s["grace_seconds"] = (-1).into(), "grace_seconds"),
+            (|s| s["quorum"] = 6.into(), "max_parties"),
+        ];
+        for (spoil, word) in cases {
+            let mut value = spec();
+            spoil(&mut value);
+            let refusal = manifest(&value).unwrap_err();
+            assert!(refusal.detail.contains(word), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn hex_has_one_spelling() {
+        let text = "ab".repeat(32);
+        assert_eq!(text.parse::<Hex32>().unwrap().to_string(), text);
+        for bad in [text.to_uppercase(), "ab".repeat(31), "zz".repeat(32), String::new()] {
+            assert_eq!(bad.parse::<Hex32>().unwrap_err().code, Code::Malformed);
+        }
+    }
+
+    #[test]
+    fn outcomes_and_statuses_read_back() {
+        let outcome = Outcome::Failed(Refusal::new(Code::CheckSlot, "slot 0"));
+        let json = serde_json::to_string(&JobOutcome::from(&outcome)).unwrap();
+        assert_eq!(json, r#"{"status":"failed","code":"CHECK_SLOT","detail":"slot 0"}"#);
+        assert_eq!(from_json::<JobOutcome>(json.as_bytes()).unwrap(), (&outcome).into());
+    }
+}
