@@ -354,21 +354,27 @@ pub async fn open_to_bulk(
         (encoded_len(scheme, &context, STEP_SUBMIT)?, encoded_len(scheme, &context, STEP_KEY)?);
     let word = context.shape.ring.word_bytes();
     let widest = word.max(width(submit)).max(width(key));
-    let messages = || {
-        let submitted = ciphertexts.iter().map(move |reader| (STEP_SUBMIT, submit, reader));
-        submitted.chain(keys.iter().map(move |reader| (STEP_KEY, key, reader)))
-    };
+    let submitted = ciphertexts.iter().map(|reader| (STEP_SUBMIT, submit, reader.clone()));
+    let released = keys.iter().map(|reader| (STEP_KEY, key, reader.clone()));
+    let messages: Vec<_> = submitted.chain(released).collect();
     let mut writer = BulkWriter::new(blobs, namespace);
     for range in ranges(context.shape.dim, widest) {
         opener.begin(range.clone());
-        let part = &range;
-        let mut parts = stream::iter(messages())
-            .map(|(step, len, reader)| async move {
-                let bytes = match len {
-                    EncodedLen::PerCoordinate(each) => read_coordinates(reader, part, each).await,
-                    EncodedLen::Fixed(_) => reader.read_range(0..reader.bulk().info().len).await,
-                };
-                bytes.map(|bytes| (step, bytes))
+        let part = range.clone();
+        let mut parts = stream::iter(messages.clone())
+            .map(move |(step, len, reader)| {
+                let part = part.clone();
+                async move {
+                    let bytes = match len {
+                        EncodedLen::PerCoordinate(each) => {
+                            read_coordinates(&reader, &part, each).await
+                        }
+                        EncodedLen::Fixed(_) => {
+                            reader.read_range(0..reader.bulk().info().len).await
+                        }
+                    };
+                    bytes.map(|bytes| (step, bytes))
+                }
             })
             .buffered(READ_AHEAD);
         while let Some((step, bytes)) = parts.try_next().await? {

@@ -1,3 +1,9 @@
 //! The services of Quorate and what its binary prints.
 
+pub mod aggregator;
+pub mod authority;
+pub mod driver;
+pub mod facts;
+pub mod http;
 pub mod report;
+mod routes;

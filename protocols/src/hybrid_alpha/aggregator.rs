@@ -247,6 +247,12 @@ impl AggregatorJob {
         }
     }
 
+    /// The attempt that is open, frozen or being opened, and its label.
+    #[must_use]
+    pub fn live_attempt(&self) -> Option<(&Verified<RoundOpen>, Label)> {
+        self.attempt().map(|attempt| (&attempt.open, attempt.label))
+    }
+
     /// Results so far, oldest first.
     #[must_use]
     pub fn results(&self) -> &[Verified<ResultRecord>] {

@@ -1,0 +1,191 @@
+//! The aggregator: it collects ciphertexts, freezes sets, asks the authorities for one functional
+//! key per round, and opens the sums.
+
+mod about;
+mod authorities;
+mod jobs;
+mod opening;
+mod outcomes;
+mod package;
+mod parties;
+mod results;
+mod runner;
+mod submissions;
+mod view;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::routing::{get, post, put};
+use quorate_client::bulk::Spool;
+use quorate_client::engine::load_or_create_identity;
+use quorate_client::store::{Batch, Store};
+use quorate_crypto::merkle::Hash;
+use quorate_crypto::sum::Label;
+use quorate_protocols::hybrid_alpha::aggregator::AggregatorJob;
+use quorate_protocols::wire::Name;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::driver::Driver;
+use crate::http::limits::body_limit;
+use crate::http::{self, Access, Limits, Readiness, Server};
+use crate::facts;
+use authorities::Authorities;
+
+/// Record of its keys.
+const IDENTITY: &str = "aggregator";
+
+/// Settings of an aggregator.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Tenant of the deployment.
+    pub tenant: Name,
+    /// Folder of its store.
+    pub store: PathBuf,
+    /// Addresses of the authorities of its jobs, 1 to 4.
+    pub authorities: Vec<String>,
+    /// Who may call.
+    pub access: Access,
+    /// Limits of its HTTP side.
+    pub limits: Limits,
+}
+
+/// What all routes share.
+pub(crate) struct Aggregator {
+    tenant: Name,
+    driver: Arc<Driver<AggregatorJob>>,
+    authorities: Authorities,
+    /// Uploads under way; rebuilt from records and chunks after a restart.
+    spools: Mutex<HashMap<(Hash, Label, Name), Spool>>,
+    /// Jobs whose runner is to be started.
+    starting: mpsc::UnboundedSender<Hash>,
+    /// True once the service is stopping: long polls end early.
+    stopping: watch::Sender<bool>,
+}
+
+pub(crate) type Shared = Arc<Aggregator>;
+
+/// Runs an aggregator until `shutdown`; every unfinished job goes on where it was.
+///
+/// # Errors
+/// Failures of the store, among them that another process uses it; keys of an authority that are
+/// not those pinned before.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let store = Store::open(&config.store).await?;
+    let keys = load_or_create_identity(&store, IDENTITY).await?;
+    let actor = Name::new("aggregator")?;
+    let driver = Arc::new(Driver::new(store.clone(), keys, "aggregator-job", actor));
+    let authorities =
+        Authorities::open(store.clone(), config.tenant.clone(), &config.authorities).await?;
+    let (starting, mut jobs) = mpsc::unbounded_channel();
+    for job in driver.jobs().await? {
+        let _ = starting.send(job);
+    }
+    let aggregator = Arc::new(Aggregator {
+        tenant: config.tenant,
+        driver,
+        authorities,
+        spools: Mutex::default(),
+        starting,
+        stopping: watch::Sender::new(false),
+    });
+    let ready = ready(store.clone(), Arc::clone(&aggregator));
+    let routes = router(Arc::clone(&aggregator), store.clone());
+    let app = http::app(routes, &config.limits, config.access, ready);
+    let stop = async {
+        shutdown.await;
+        aggregator.stopping.send_replace(true);
+    };
+    // The tasks live in this future: whoever drops it stops all of them.
+    let working = async {
+        let mut runners = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(job) = jobs.recv() => {
+                    runners.spawn(runner::run(Arc::clone(&aggregator), job));
+                }
+                Some(ended) = runners.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a job's task failed; restart to go on with it");
+                    }
+                }
+            }
+        }
+    };
+    let meeting = async {
+        aggregator.authorities.meet().await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = Server::new(listener, app, config.limits).run(stop) => {}
+        () = working => {}
+        () = meeting => {}
+    }
+    store.close().await;
+    Ok(())
+}
+
+fn router(aggregator: Shared, store: Store) -> Router {
+    let upload = "/v1/jobs/{job}/submissions/{label}/{party}";
+    let under = |rest: &str| format!("{upload}/{rest}");
+    Router::new()
+        .route("/v1/aggregator", get(about::about))
+        .route("/v1/jobs", post(jobs::create).get(jobs::list).layer(body_limit(4 << 20)))
+        .route("/v1/jobs/{job}", get(jobs::show).delete(jobs::cancel))
+        .route("/v1/jobs/{job}/package", get(package::package))
+        .route("/v1/jobs/{job}/parties", post(parties::join))
+        .route("/v1/jobs/{job}/view", get(view::view))
+        .route(upload, post(submissions::open))
+        .route(&under("missing"), get(submissions::missing))
+        .route(&under("chunks/{index}"), put(submissions::chunk))
+        .route(&under("complete"), post(submissions::complete))
+        .route("/v1/jobs/{job}/results/{round}/leaves", get(results::leaves))
+        .route("/v1/jobs/{job}/results/{round}/chunks/{index}", get(results::chunk))
+        .route("/v1/jobs/{job}/frozen", get(outcomes::frozen))
+        .route("/v1/jobs/{job}/report", get(outcomes::report))
+        .with_state(aggregator)
+        .merge(Router::new().route("/v1/facts", get(facts::facts)).with_state(store))
+}
+
+/// Ready when the store takes a write and every authority is known.
+fn ready(store: Store, aggregator: Shared) -> Readiness {
+    Readiness::new(move || {
+        let (store, aggregator) = (store.clone(), Arc::clone(&aggregator));
+        async move {
+            let probe = Batch::new().put_record("health", "write", Vec::new());
+            if store.commit(probe).await.is_err() {
+                return Some("the store does not take writes".to_owned());
+            }
+            aggregator.authorities.all().err().map(|refusal| refusal.detail)
+        }
+    })
+}
+
+/// The first half of a label's hex: enough to tell labels apart in a path of limited length.
+fn short(label: &Label) -> String {
+    label.0.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Chunks of the ciphertexts of one label.
+fn upload_space(job: &Hash, label: &Label) -> String {
+    format!("{job}/up/{}", short(label))
+}
+
+/// Chunks of the functional keys of one label.
+fn key_space(job: &Hash, label: &Label) -> String {
+    format!("{job}/keys/{}", short(label))
+}
+
+/// Chunks of the opened sum of one round.
+fn result_space(job: &Hash, round: u32) -> String {
+    format!("{job}/results/{round}")
+}

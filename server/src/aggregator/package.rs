@@ -1,0 +1,18 @@
+//! `GET /v1/jobs/{job}/package`: the manifest with every authority's approval.
+
+use axum::extract::{Path, State};
+use quorate_protocols::hybrid_alpha::aggregator::AggregatorJob;
+use quorate_protocols::refusal::{Code, Refusal};
+
+use super::Shared;
+use crate::http::problem::Answer;
+use crate::routes;
+
+pub(crate) async fn package(State(aggregator): State<Shared>, Path(job): Path<String>) -> Answer {
+    let job = routes::job_id(&job)?;
+    let package = aggregator.driver.read(&job, AggregatorJob::package).await?;
+    let package = package.ok_or_else(|| {
+        Refusal::new(Code::WrongState, "an authority has not approved the job yet; ask again")
+    })?;
+    routes::packed(&package)
+}

@@ -1,0 +1,185 @@
+//! `/v1/jobs/{job}/submissions/{label}/{party}`: a party's ciphertext, uploaded in chunks.
+
+use std::sync::PoisonError;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use quorate_client::bulk::{Bulk, Spool};
+use quorate_client::engine::{bulk_info, now_ms};
+use quorate_client::store::Batch;
+use quorate_crypto::merkle::Hash;
+use quorate_crypto::sum::Label;
+use quorate_protocols::hybrid_alpha::STEP_SUBMIT;
+use quorate_protocols::hybrid_alpha::aggregator::{AggregatorJob, Event, OpenSum};
+use quorate_protocols::hybrid_alpha::messages::{Message, SubmitHeader};
+use quorate_protocols::machine::Peer;
+use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::wire::{Name, Signed};
+
+use super::{Aggregator, Shared, upload_space};
+use crate::driver::Failure;
+use crate::http::Problem;
+use crate::http::bulk::{missing_response, receive_chunk, receive_opening};
+use crate::http::problem::Answer;
+use crate::routes;
+
+/// Kind of the records of uploads under way or complete: header, then leaves.
+pub(crate) const UPLOAD: &str = "upload";
+/// Bytes of a signed header.
+const HEADER_BYTES: usize = 256;
+
+/// What the path names.
+type Place = (String, String, String);
+
+fn place((job, label, party): &Place) -> Result<(Hash, Label, Name), Refusal> {
+    Ok((routes::job_id(job)?, routes::label_id(label)?, routes::name(party)?))
+}
+
+/// Key of an upload's record.
+pub(crate) fn upload_key(job: &Hash, label: &Label, party: &Name) -> String {
+    format!("{job}/{label:?}/{party}")
+}
+
+/// Opens an upload, or says what of it is missing. The header is checked before the leaves are
+/// read into anything, and before anything is stored.
+pub(crate) async fn open(
+    State(aggregator): State<Shared>,
+    Path(path): Path<Place>,
+    body: Body,
+) -> Answer {
+    let (job, label, party) = place(&path)?;
+    let expected = expected_bytes(&aggregator, &job).await?;
+    let opening = receive_opening(body, HEADER_BYTES, expected).await?;
+    let header = Signed::<SubmitHeader>::from_wire(&opening.header)?;
+    admit(&aggregator, job, (&label, &party), &header).await?;
+    let reference = header.peek()?.ciphertext;
+    let bulk = Bulk::parse(bulk_info(&reference), expected, &opening.leaves)?;
+    let record = [header.to_wire(), bulk.to_record()].concat();
+    let store = aggregator.driver.store();
+    let batch = Batch::new().put_record(UPLOAD, &upload_key(&job, &label, &party), record);
+    store.commit(batch).await?;
+    let spool = Spool::open(store.blobs(), &upload_space(&job, &label), bulk).await?;
+    let answer = missing_response(&spool);
+    let mut spools = aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner);
+    spools.insert((job, label, party), spool);
+    Ok(answer)
+}
+
+/// Bytes of one ciphertext of the live attempt.
+async fn expected_bytes(aggregator: &Aggregator, job: &Hash) -> Result<u64, Problem> {
+    let expected = aggregator
+        .driver
+        .read(job, |machine| match machine.live_attempt() {
+            Some((open, _)) => machine.manifest().step_bytes(open.fields.round, STEP_SUBMIT),
+            None => Err(Refusal::new(Code::Late, "no round is open")),
+        })
+        .await?;
+    match expected {
+        Ok(expected) => Ok(expected),
+        Err(refusal) => Err(logged(aggregator, job, refusal).await?.into()),
+    }
+}
+
+async fn logged(aggregator: &Aggregator, job: &Hash, refusal: Refusal) -> Result<Refusal, Failure> {
+    aggregator.driver.log_refusal(job, &refusal).await?;
+    Ok(refusal)
+}
+
+/// Whether this header would be taken now, and is the one the path names.
+async fn admit(
+    aggregator: &Aggregator,
+    job: Hash,
+    (label, party): (&Label, &Name),
+    header: &Signed<SubmitHeader>,
+) -> Result<(), Problem> {
+    let check = |machine: &AggregatorJob| {
+        let header = machine.admit(now_ms(), header)?;
+        if header.label != *label || header.party != *party {
+            return Err(Refusal::new(Code::WrongLabel, "the path names another submission"));
+        }
+        Ok(())
+    };
+    match aggregator.driver.read(&job, check).await? {
+        Ok(()) => Ok(()),
+        Err(refusal) => Err(logged(aggregator, &job, refusal).await?.into()),
+    }
+}
+
+/// The header and spool of an upload that was opened, still to be taken.
+async fn resume(
+    aggregator: &Aggregator,
+    path: &Place,
+) -> Result<(Signed<SubmitHeader>, Spool, (Hash, Label, Name)), Problem> {
+    let at = place(path)?;
+    let (job, label, party) = &at;
+    let store = aggregator.driver.store();
+    let record = store.get_record(UPLOAD, &upload_key(job, label, party)).await?;
+    let record = record.ok_or_else(|| {
+        Refusal::new(Code::UnknownRound, "no such upload; open it with its header and leaves")
+    })?;
+    let (header, bulk) = split_record(&record)?;
+    admit(aggregator, *job, (label, party), &header).await?;
+    let cached = {
+        let spools = aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner);
+        spools.get(&at).filter(|spool| spool.bulk().info() == bulk.info()).cloned()
+    };
+    let spool = match cached {
+        Some(spool) => spool,
+        None => {
+            let spool = Spool::open(store.blobs(), &upload_space(job, label), bulk).await?;
+            let mut spools = aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner);
+            spools.entry(at.clone()).insert_entry(spool).get().clone()
+        }
+    };
+    Ok((header, spool, at))
+}
+
+/// Header and object of an upload's record.
+pub(crate) fn split_record(record: &[u8]) -> Result<(Signed<SubmitHeader>, Bulk), Problem> {
+    let (header, bulk) = record
+        .split_at_checked(HEADER_BYTES)
+        .ok_or_else(|| Problem::internal(&"a short record"))?;
+    let bulk = Bulk::from_record(bulk).map_err(|error| Problem::internal(&error))?;
+    Ok((Signed::from_wire(header)?, bulk))
+}
+
+pub(crate) async fn missing(
+    State(aggregator): State<Shared>,
+    Path(path): Path<Place>,
+) -> Answer<Response> {
+    let (_, spool, _) = resume(&aggregator, &path).await?;
+    Ok(missing_response(&spool))
+}
+
+pub(crate) async fn chunk(
+    State(aggregator): State<Shared>,
+    Path((job, label, party, index)): Path<(String, String, String, u64)>,
+    body: Body,
+) -> Answer<StatusCode> {
+    let (_, spool, _) = resume(&aggregator, &(job, label, party)).await?;
+    receive_chunk(&spool, index, body).await
+}
+
+/// Takes a submission all of whose chunks are on the disk, and answers with the receipt.
+pub(crate) async fn complete(State(aggregator): State<Shared>, Path(path): Path<Place>) -> Answer {
+    let (header, spool, at) = resume(&aggregator, &path).await?;
+    if spool.complete().is_none() {
+        let why = "chunks of this upload are missing; ask which";
+        return Err(Problem::new(StatusCode::CONFLICT, "BULK_INCOMPLETE", why));
+    }
+    let (job, _, party) = at.clone();
+    let done = aggregator
+        .driver
+        .step::<OpenSum>(job, move |machine, cx| {
+            let from = Peer::Party(party);
+            let event = Event::Message { from, message: Box::new(Message::Submit(header)) };
+            let (next, outputs) = machine.handle(cx, event)?;
+            Ok((next, outputs, Batch::new()))
+        })
+        .await?;
+    aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
+    // The receipt comes first; requests to authorities, if the set froze, are the runner's.
+    routes::reply(done.answer()?)
+}

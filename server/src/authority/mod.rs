@@ -1,0 +1,132 @@
+//! The key authority: it shares a key with every party, promises one frozen set per round, and
+//! releases one functional key for it. It never sees a ciphertext.
+
+mod about;
+mod enrollments;
+mod jobs;
+mod keys;
+mod promises;
+mod tombstones;
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use axum::Router;
+use axum::routing::{get, post};
+use quorate_client::engine::load_or_create_identity;
+use quorate_client::store::{Batch, Store};
+use quorate_crypto::sum::Label;
+use quorate_protocols::hybrid_alpha::authority::AuthorityJob;
+use quorate_protocols::job::{Minima, RosterEntry};
+use quorate_protocols::wire::{Name, decode};
+use tokio::net::TcpListener;
+
+use crate::driver::Driver;
+use crate::http::limits::body_limit;
+use crate::http::{self, Access, Limits, Readiness, Server};
+use crate::{facts, routes};
+
+/// Record of its keys.
+const IDENTITY: &str = "authority";
+
+/// Settings of an authority.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its id, as manifests name it.
+    pub name: Name,
+    /// Tenant of the deployment.
+    pub tenant: Name,
+    /// Folder of its store.
+    pub store: PathBuf,
+    /// The least it accepts in a manifest.
+    pub minima: Minima,
+    /// Who may call.
+    pub access: Access,
+    /// Limits of its HTTP side.
+    pub limits: Limits,
+}
+
+/// Who is enrolled, by name.
+type Parties = BTreeMap<Name, RosterEntry>;
+
+/// What all routes share.
+pub(crate) struct Authority {
+    config: Config,
+    driver: Arc<Driver<AuthorityJob>>,
+    /// The records of kind `party`, which are written under `enrolling`.
+    parties: RwLock<Arc<Parties>>,
+    enrolling: tokio::sync::Mutex<()>,
+    /// One lock per label whose functional key is being computed.
+    computing: Mutex<HashMap<Label, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+pub(crate) type Shared = Arc<Authority>;
+
+impl Authority {
+    /// Who is enrolled now.
+    fn parties(&self) -> Arc<Parties> {
+        Arc::clone(&self.parties.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Runs an authority until `shutdown`.
+///
+/// # Errors
+/// Failures of the store, among them that another process uses it.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let store = Store::open(&config.store).await?;
+    let keys = load_or_create_identity(&store, IDENTITY).await?;
+    let mut parties = Parties::new();
+    for (_, value) in store.list_records("party", "").await? {
+        let entry: RosterEntry = decode(&value)?;
+        parties.insert(entry.party.clone(), entry);
+    }
+    let limits = config.limits.clone();
+    let access = config.access;
+    let driver = Driver::new(store.clone(), keys, "authority-job", config.name.clone());
+    let authority = Arc::new(Authority {
+        config,
+        driver: Arc::new(driver),
+        parties: RwLock::new(Arc::new(parties)),
+        enrolling: tokio::sync::Mutex::default(),
+        computing: Mutex::default(),
+    });
+    let app = http::app(router(authority, store.clone()), &limits, access, ready(store.clone()));
+    Server::new(listener, app, limits).run(shutdown).await;
+    store.close().await;
+    Ok(())
+}
+
+fn router(authority: Shared, store: Store) -> Router {
+    Router::new()
+        .route("/v1/authority", get(about::about))
+        .route("/v1/enrollments", post(enrollments::enroll))
+        .route("/v1/jobs", post(jobs::register).layer(body_limit(routes::MESSAGE_BYTES)))
+        .route(
+            "/v1/jobs/{job}/promises",
+            post(promises::promise).layer(body_limit(routes::MESSAGE_BYTES)),
+        )
+        .route("/v1/jobs/{job}/keys", post(keys::release).layer(body_limit(routes::MESSAGE_BYTES)))
+        .route("/v1/jobs/{job}/keys/{label}/leaves", get(keys::leaves))
+        .route("/v1/jobs/{job}/keys/{label}/chunks/{index}", get(keys::chunk))
+        .route("/v1/jobs/{job}/tombstones", post(tombstones::bury))
+        .with_state(authority)
+        .merge(Router::new().route("/v1/facts", get(facts::facts)).with_state(store))
+}
+
+/// Ready when the store takes a write.
+pub(crate) fn ready(store: Store) -> Readiness {
+    Readiness::new(move || {
+        let store = store.clone();
+        async move {
+            let probe = Batch::new().put_record("health", "write", Vec::new());
+            store.commit(probe).await.err().map(|_| "the store does not take writes".to_owned())
+        }
+    })
+}

@@ -1,0 +1,61 @@
+//! What routes of both services share: ids in paths, messages in bodies, octets in answers.
+
+use axum::body::Bytes;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use quorate_crypto::merkle::Hash;
+use quorate_crypto::sum::Label;
+use quorate_protocols::hybrid_alpha::messages::Message;
+use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::wire::{Name, encode};
+use serde::Serialize;
+
+use crate::driver::parse_hash;
+use crate::http::problem::Answer;
+
+/// Largest control message, in bytes, with its version and protocol.
+pub(crate) const MESSAGE_BYTES: usize = quorate_protocols::wire::MAX_MESSAGE_BYTES + 3;
+
+/// The job named in a path.
+pub(crate) fn job_id(text: &str) -> Result<Hash, Refusal> {
+    parse_hash(text)
+        .ok_or_else(|| Refusal::new(Code::UnknownJob, "a job id is 64 hexadecimal digits"))
+}
+
+/// The label named in a path.
+pub(crate) fn label_id(text: &str) -> Result<Label, Refusal> {
+    parse_hash(text)
+        .map(|hash| Label(hash.0))
+        .ok_or_else(|| Refusal::new(Code::UnknownRound, "a label is 64 hexadecimal digits"))
+}
+
+/// The name in a path.
+pub(crate) fn name(text: &str) -> Result<Name, Refusal> {
+    Name::new(text)
+}
+
+/// The message in a body.
+pub(crate) fn message(body: &Bytes) -> Result<Message, Refusal> {
+    Message::from_wire(body)
+}
+
+/// The refusal of a message that does not belong to this route.
+pub(crate) fn wrong_message(expected: &str) -> Refusal {
+    Refusal::new(Code::Malformed, format!("this route takes a {expected} message"))
+}
+
+/// Octets as an answer.
+pub(crate) fn octets(bytes: Vec<u8>) -> Response {
+    let kind = HeaderValue::from_static("application/octet-stream");
+    ([(CONTENT_TYPE, kind)], bytes).into_response()
+}
+
+/// A message as an answer.
+pub(crate) fn reply(message: &Message) -> Answer {
+    Ok(octets(message.to_wire()))
+}
+
+/// A postcard value as an answer.
+pub(crate) fn packed<T: Serialize>(value: &T) -> Answer {
+    Ok(octets(encode(value)))
+}
