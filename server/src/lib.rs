@@ -2,6 +2,8 @@
 
 pub mod aggregator;
 pub mod authority;
+pub mod commands;
+pub mod demo;
 pub mod driver;
 pub mod facts;
 pub mod http;

@@ -1,0 +1,4 @@
+//! The subcommands of `quorate`.
+
+pub mod demo;
+pub mod plain;
