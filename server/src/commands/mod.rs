@@ -1,4 +1,0 @@
-//! The subcommands of `quorate`.
-
-pub mod demo;
-pub mod plain;
