@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
+pub mod card;
 pub mod checks;
 pub mod enrol;
 pub mod hybrid_alpha;
@@ -11,5 +12,6 @@ pub mod machine;
 pub mod model;
 pub mod payload;
 pub mod refusal;
+pub mod registry;
 pub mod wire;
 pub mod workload;

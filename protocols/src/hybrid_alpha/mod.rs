@@ -32,8 +32,11 @@
 
 pub mod aggregator;
 pub mod authority;
+mod card;
 pub mod messages;
 pub mod party;
+
+pub use card::CARD;
 
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::sum::Label;

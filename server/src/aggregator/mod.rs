@@ -32,9 +32,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::driver::Driver;
+use crate::facts;
 use crate::http::limits::body_limit;
 use crate::http::{self, Access, Limits, Readiness, Server};
-use crate::facts;
 use authorities::Authorities;
 
 /// Record of its keys.
@@ -188,4 +188,10 @@ fn key_space(job: &Hash, label: &Label) -> String {
 /// Chunks of the opened sum of one round.
 fn result_space(job: &Hash, round: u32) -> String {
     format!("{job}/results/{round}")
+}
+
+/// Limits that leave room for every party of a large job to wait for news.
+#[must_use]
+pub fn limits() -> Limits {
+    Limits { connections: 4096, requests: 2048, ..Limits::default() }
 }

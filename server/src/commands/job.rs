@@ -1,0 +1,170 @@
+//! `quorate job`: create, list, show, watch, result, cancel.
+
+mod result;
+mod watch;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use quorate_client::api::{JobCreated, JobOutcome, JobSpec, JobStatus};
+use reqwest::Method;
+
+use super::client::Client;
+
+/// Arguments of `quorate job`.
+#[derive(Debug, Args)]
+pub(super) struct JobArgs {
+    /// Address of the aggregator.
+    #[arg(
+        long,
+        global = true,
+        env = "QUORATE_AGGREGATOR",
+        default_value = "http://127.0.0.1:7100"
+    )]
+    aggregator: String,
+    /// As JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Create a job from a TOML file and print its id.
+    Create {
+        /// The job: title, max_parties, quorum, and a table [sum] or [train].
+        file: PathBuf,
+    },
+    /// List all jobs.
+    List,
+    /// Show one job.
+    Show {
+        /// Id of the job, or its beginning.
+        job: String,
+    },
+    /// Follow a job until it ends.
+    Watch {
+        /// Id of the job, or its beginning.
+        job: String,
+    },
+    /// Fetch, check and print what a job opened: its last sum or its model.
+    Result {
+        /// Id of the job, or its beginning.
+        job: String,
+        /// Round of a sum; the last opened one if it is not given.
+        #[arg(long)]
+        round: Option<u32>,
+    },
+    /// End a job for good.
+    Cancel {
+        /// Id of the job, or its beginning.
+        job: String,
+    },
+}
+
+pub(super) async fn run(args: JobArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.aggregator)?;
+    match args.action {
+        Action::Create { file } => create(&client, args.json, &file).await,
+        Action::List => list(&client, args.json).await,
+        Action::Show { job } => print(&find(&client, &job).await?, args.json),
+        Action::Watch { job } => {
+            let found = find(&client, &job).await?;
+            watch::watch(&client, found, args.json).await
+        }
+        Action::Result { job, round } => {
+            let found = find(&client, &job).await?;
+            result::result(&client, &found, round, args.json).await
+        }
+        Action::Cancel { job } => {
+            let found = find(&client, &job).await?;
+            let path = format!("/v1/jobs/{}", found.job);
+            let status: JobStatus = client.request(Method::DELETE, &path, Vec::new()).await?;
+            print(&status, args.json)
+        }
+    }
+}
+
+async fn create(client: &Client, json: bool, file: &PathBuf) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the job file {}", file.display()))?;
+    let spec: JobSpec =
+        toml::from_str(&text).with_context(|| format!("{} is no job", file.display()))?;
+    let body = serde_json::to_vec(&spec)?;
+    let created: JobCreated = client.request(Method::POST, "/v1/jobs", body).await?;
+    if json {
+        println!("{}", serde_json::to_string(&created)?);
+    } else {
+        println!("{}", created.job);
+    }
+    Ok(())
+}
+
+async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
+    let jobs: Vec<JobStatus> = client.json("/v1/jobs").await?;
+    if json {
+        println!("{}", serde_json::to_string(&jobs)?);
+        return Ok(());
+    }
+    println!("{:14} {:8} {:10} {:12} {:>9}  title", "job", "kind", "scheme", "phase", "rounds");
+    for job in jobs {
+        let id: String = job.job.to_string().chars().take(12).collect();
+        let kind = serde_json::to_value(job.workload)?;
+        println!(
+            "{id:14} {:8} {:10} {:12} {:>4}/{:<4}  {}",
+            kind.as_str().unwrap_or_default(),
+            job.scheme,
+            job.phase,
+            job.opened,
+            job.rounds,
+            job.title
+        );
+    }
+    Ok(())
+}
+
+/// The one job whose id begins with `text`.
+async fn find(client: &Client, text: &str) -> anyhow::Result<JobStatus> {
+    if text.len() == 64 {
+        return client.json(&format!("/v1/jobs/{text}")).await;
+    }
+    let jobs: Vec<JobStatus> = client.json("/v1/jobs").await?;
+    let mut matching = jobs.into_iter().filter(|job| job.job.to_string().starts_with(text));
+    match (matching.next(), matching.next()) {
+        (Some(job), None) => Ok(job),
+        (None, _) => bail!("no job id begins with {text:?}; `quorate job list` shows all"),
+        (Some(_), Some(_)) => bail!("several job ids begin with {text:?}; give more of it"),
+    }
+}
+
+fn print(job: &JobStatus, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(job)?);
+        return Ok(());
+    }
+    let names = |list: &[quorate_protocols::wire::Name]| {
+        list.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    println!("job        {}", job.job);
+    println!("title      {}", job.title);
+    println!("scheme     {}", job.scheme);
+    println!("phase      {}, round {} attempt {}", job.phase, job.round, job.attempt);
+    println!("opened     {} of {} rounds", job.opened, job.rounds);
+    println!("floor      {} parties", job.floor);
+    println!("joined     {}", names(&job.joined));
+    println!("submitted  {}", names(&job.submitted));
+    if let Some(outcome) = &job.outcome {
+        println!("outcome    {}", outcome_text(outcome));
+    }
+    Ok(())
+}
+
+fn outcome_text(outcome: &JobOutcome) -> String {
+    match outcome {
+        JobOutcome::Done => "done".to_owned(),
+        JobOutcome::Cancelled => "cancelled".to_owned(),
+        JobOutcome::Failed { code, detail } => format!("failed with {code}: {detail}"),
+    }
+}

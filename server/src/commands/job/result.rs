@@ -1,0 +1,167 @@
+//! `quorate job result`: what a job opened, checked against its manifest and the result chain.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail, ensure};
+use quorate_client::api::{JobStatus, PartyView};
+use quorate_client::bulk::{Transfer, download};
+use quorate_client::engine::{bulk_info, read_sum};
+use quorate_client::store::Blobs;
+use quorate_crypto::merkle::Hash;
+use quorate_protocols::hybrid_alpha::messages::ResultRecord;
+use quorate_protocols::job::{JobPackage, Manifest};
+use quorate_protocols::model::{mean_loss, model_after};
+use quorate_protocols::payload::OpenedSum;
+use quorate_protocols::wire::Verified;
+use quorate_protocols::workload::Workload;
+use serde_json::{Value, json};
+
+use crate::commands::client::Client;
+
+/// Values printed for people; `--json` has all.
+const SHOWN: usize = 16;
+
+/// A folder for downloads that is removed with this value.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, "the download folder stays behind");
+        }
+    }
+}
+
+pub(super) async fn result(
+    client: &Client,
+    job: &JobStatus,
+    round: Option<u32>,
+    json: bool,
+) -> anyhow::Result<()> {
+    let package: JobPackage = client.packed(&format!("/v1/jobs/{}/package", job.job)).await?;
+    package.verify()?;
+    let manifest = Arc::new(package.manifest);
+    ensure!(manifest.hash() == Hash::from(job.job), "the aggregator sent another job's manifest");
+    let chain = chain(client, &manifest).await?;
+    let scratch = Scratch(std::env::temp_dir().join(format!("quorate-{}", uuid()?)));
+    let blobs = Blobs::open(scratch.0.clone()).await?;
+    let last = chain.len().checked_sub(1).and_then(|last| u32::try_from(last).ok());
+    let Some(last) = last else {
+        bail!("no round was opened yet; `quorate job watch` follows the job");
+    };
+    let printed = match &manifest.workload {
+        Workload::Sum { .. } => {
+            let round = round.unwrap_or(last);
+            let sum = fetch(client, &blobs, &manifest, &chain, round).await?;
+            let record = record(&chain, round)?;
+            json!({
+                "job": job.job, "round": round, "attempt": record.attempt,
+                "members": record.members, "rows": sum.rows, "sum": sum.body,
+            })
+        }
+        Workload::Train(_) => {
+            let round = round.unwrap_or(last);
+            let moments = fetch(client, &blobs, &manifest, &chain, 0).await?;
+            let sum = fetch(client, &blobs, &manifest, &chain, round).await?;
+            model(job, &manifest, round, &record(&chain, round)?.members.len(), &moments, &sum)?
+        }
+    };
+    drop(scratch);
+    if json {
+        println!("{printed}");
+    } else {
+        print_short(&printed);
+    }
+    Ok(())
+}
+
+fn uuid() -> anyhow::Result<String> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).context("no randomness")?;
+    Ok(hex::encode(random))
+}
+
+/// All result records, each signed by the aggregator and linked to the one before.
+async fn chain(
+    client: &Client,
+    manifest: &Manifest,
+) -> anyhow::Result<Vec<Verified<ResultRecord>>> {
+    let mut chain: Vec<Verified<ResultRecord>> = Vec::new();
+    loop {
+        let path = format!("/v1/jobs/{}/view?results={}", manifest.hash(), chain.len());
+        let view: PartyView = client.packed(&path).await?;
+        if view.results.is_empty() {
+            return Ok(chain);
+        }
+        for signed in view.results {
+            let record = signed.verify(&manifest.aggregator)?;
+            let before = chain.last().map_or(Hash([0; 32]), Verified::hash);
+            ensure!(
+                record.previous == before && record.manifest == manifest.hash(),
+                "round {} is not the next link of the result chain",
+                record.round
+            );
+            chain.push(record);
+        }
+    }
+}
+
+fn record(chain: &[Verified<ResultRecord>], round: u32) -> anyhow::Result<&Verified<ResultRecord>> {
+    usize::try_from(round)
+        .ok()
+        .and_then(|index| chain.get(index))
+        .with_context(|| format!("round {round} is not opened; {} rounds are", chain.len()))
+}
+
+async fn fetch(
+    client: &Client,
+    blobs: &Blobs,
+    manifest: &Arc<Manifest>,
+    chain: &[Verified<ResultRecord>],
+    round: u32,
+) -> anyhow::Result<OpenedSum> {
+    let record = record(chain, round)?;
+    let base = client.url(&format!("/v1/jobs/{}/results/{round}", manifest.hash()));
+    let info = bulk_info(&record.sum);
+    let space = format!("round{round}");
+    let reader = download(client.http(), &base, &info, blobs, &space, &Transfer::default()).await?;
+    Ok(read_sum(manifest, round, record.members.len(), &reader).await?)
+}
+
+fn model(
+    job: &JobStatus,
+    manifest: &Manifest,
+    round: u32,
+    members: &usize,
+    moments: &OpenedSum,
+    sum: &OpenedSum,
+) -> anyhow::Result<Value> {
+    let state = model_after(&manifest.workload, &manifest.code, round, moments, sum)?;
+    let params: Vec<f64> = state.params.iter().map(|code| manifest.code.decode(*code)).collect();
+    let loss = if round == 0 { None } else { mean_loss(sum, &manifest.code) };
+    Ok(json!({
+        "job": job.job, "round": round, "members": members, "rows": sum.rows,
+        "loss_before_round": loss, "model_hash": state.hash().to_string(),
+        "moments": state.moments, "params": params,
+    }))
+}
+
+fn print_short(value: &Value) {
+    let Some(fields) = value.as_object() else {
+        return;
+    };
+    for (name, field) in fields {
+        match field.as_array() {
+            Some(list) if list.len() > SHOWN => {
+                let head: Vec<String> = list.iter().take(SHOWN).map(Value::to_string).collect();
+                println!(
+                    "{name}: [{}, ...] ({} values; all with --json)",
+                    head.join(", "),
+                    list.len()
+                );
+            }
+            _ => println!("{name}: {field}"),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The command line, one file per command.
+
+mod cards;
+mod client;
+mod facts;
+mod job;
+mod serve;
+
+use clap::{Parser, Subcommand};
+
+use crate::http::observe::{LogFormat, init_logs};
+
+/// Secure aggregation: sums and models over data that stays where it is.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to log to standard error, such as `info` or `warn,quorate_server=debug`.
+    #[arg(long, global = true, env = "QUORATE_LOG")]
+    log: Option<String>,
+    /// Logs as one JSON object per line.
+    #[arg(long, global = true, env = "QUORATE_LOG_JSON")]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a key authority.
+    Authority(serve::AuthorityArgs),
+    /// Run the aggregator.
+    Aggregator(serve::AggregatorArgs),
+    /// Create, list, show, watch and cancel jobs, and fetch their results.
+    Job(job::JobArgs),
+    /// Print what each protocol and scheme promises.
+    Cards(cards::CardsArgs),
+    /// Print the log of facts of a service.
+    Facts(facts::FactsArgs),
+}
+
+/// Runs the command line.
+///
+/// # Errors
+/// What the command could not do, and what to do about it.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let serves = matches!(cli.command, Command::Authority(_) | Command::Aggregator(_));
+    let filter = cli.log.unwrap_or_else(|| if serves { "info" } else { "warn" }.to_owned());
+    let format = if cli.log_json { LogFormat::Json } else { LogFormat::Pretty };
+    init_logs(format, &filter)?;
+    match cli.command {
+        Command::Authority(args) => serve::authority(args).await,
+        Command::Aggregator(args) => serve::aggregator(args).await,
+        Command::Job(args) => job::run(args).await,
+        Command::Cards(args) => cards::run(&args),
+        Command::Facts(args) => facts::run(args).await,
+    }
+}

@@ -1,0 +1,111 @@
+//! `quorate authority` and `quorate aggregator`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use quorate_protocols::job::Minima;
+use quorate_protocols::wire::Name;
+use tokio::net::TcpListener;
+
+use crate::http::serve::signals;
+use crate::http::{Access, Limits};
+use crate::{aggregator, authority};
+
+/// What both services need.
+#[derive(Debug, Args)]
+struct Common {
+    /// Tenant of the deployment.
+    #[arg(long, default_value = "default", value_parser = parse_name)]
+    tenant: Name,
+    /// Folder of the store; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// Take plain HTTP from other machines too: only where the network itself authenticates.
+    #[arg(long)]
+    plain_http_from_anyone: bool,
+}
+
+impl Common {
+    const fn access(&self) -> Access {
+        if self.plain_http_from_anyone { Access::Anyone } else { Access::Loopback }
+    }
+}
+
+/// Arguments of `quorate authority`.
+#[derive(Debug, Args)]
+pub(super) struct AuthorityArgs {
+    /// Its id, as manifests name it.
+    #[arg(long, value_parser = parse_name)]
+    name: Name,
+    #[command(flatten)]
+    common: Common,
+    /// Address to listen on; port 0 takes any free one.
+    #[arg(long, default_value = "127.0.0.1:7101")]
+    listen: String,
+    /// Least k_min in a manifest it signs off.
+    #[arg(long, default_value_t = 2)]
+    min_k: u32,
+    /// Least c in a manifest it signs off.
+    #[arg(long, default_value_t = 0)]
+    min_colluders: u32,
+}
+
+/// Arguments of `quorate aggregator`.
+#[derive(Debug, Args)]
+pub(super) struct AggregatorArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Address to listen on; port 0 takes any free one.
+    #[arg(long, default_value = "127.0.0.1:7100")]
+    listen: String,
+    /// Address of an authority, 1 to 4 times.
+    #[arg(long = "authority", value_name = "URL", required = true)]
+    authorities: Vec<String>,
+}
+
+fn parse_name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|refusal| refusal.detail)
+}
+
+async fn listen(address: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; choose another --listen"))?;
+    let mut out = std::io::stdout();
+    writeln!(out, "listening on {}", listener.local_addr()?)?;
+    out.flush()?;
+    Ok(listener)
+}
+
+pub(super) async fn authority(args: AuthorityArgs) -> anyhow::Result<()> {
+    let minima = Minima {
+        k_min: args.min_k,
+        colluders: args.min_colluders,
+        authorities: 1,
+        accepted: Vec::new(),
+    };
+    let config = authority::Config {
+        name: args.name,
+        access: args.common.access(),
+        tenant: args.common.tenant,
+        store: args.common.store,
+        minima,
+        limits: Limits::default(),
+    };
+    let stop = signals()?;
+    authority::run(config, listen(&args.listen).await?, stop).await
+}
+
+pub(super) async fn aggregator(args: AggregatorArgs) -> anyhow::Result<()> {
+    let config = aggregator::Config {
+        access: args.common.access(),
+        tenant: args.common.tenant,
+        store: args.common.store,
+        authorities: args.authorities,
+        limits: aggregator::limits(),
+    };
+    let stop = signals()?;
+    aggregator::run(config, listen(&args.listen).await?, stop).await
+}
