@@ -4,59 +4,58 @@ use std::path::PathBuf;
 
 use crate::demo::{Model, Options};
 
-/// Trains one model at several banks on this machine: key authorities, an aggregator and the banks
-/// are processes of their own, and some of them fail on the way
+/// Arguments of `quorate demo`.
 #[derive(Debug, clap::Args)]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     /// Data set: a name in the project's data folder, or a CSV file, gzipped or not
     #[arg(long, value_name = "NAME|FILE", default_value = "credit_default")]
-    pub data: String,
+    data: String,
     /// Column to predict; known for the project's own data sets
     #[arg(long, value_name = "COLUMN")]
-    pub target: Option<String>,
+    target: Option<String>,
     /// Columns that hold codes, not amounts
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
-    pub categorical: Vec<String>,
+    categorical: Vec<String>,
     /// Scheme of the encrypted sums: pad or ddh-mcfe
     #[arg(long, default_value = "pad")]
-    pub scheme: String,
+    scheme: String,
     /// Banks
     #[arg(long, default_value_t = 5)]
-    pub parties: usize,
+    parties: usize,
     /// Rounds of training, after the round of means and variances
     #[arg(long)]
-    pub rounds: Option<u32>,
+    rounds: Option<u32>,
     /// Seed of the initial weights and of every shuffle
     #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    seed: u64,
     /// Model to train
     #[arg(long, value_enum, default_value_t = Model::Logistic)]
-    pub model: Model,
+    model: Model,
     /// Fold to hold out: rows with this number in column `fold`, else every fifth row
     #[arg(long, default_value_t = 0)]
-    pub fold: u32,
+    fold: u32,
     /// Kill no process
     #[arg(long)]
-    pub no_faults: bool,
+    no_faults: bool,
     /// Train again in the clear, in a separate process, and compare the models bit for bit
     #[arg(long)]
-    pub check: bool,
+    check: bool,
     /// Copy the summary here
     #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    json: Option<PathBuf>,
     /// Output folder
     #[arg(long, value_name = "DIR", default_value = "demo-out")]
-    pub out: PathBuf,
+    out: PathBuf,
     /// Keep the services' stores
     #[arg(long)]
-    pub keep: bool,
+    keep: bool,
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// When anything the demo promises did not hold.
-pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let options = Options {
         data: args.data,
         target: args.target,

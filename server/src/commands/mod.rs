@@ -2,8 +2,10 @@
 
 mod cards;
 mod client;
+mod demo;
 mod facts;
 mod job;
+mod plain;
 mod serve;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +32,10 @@ enum Command {
     Authority(serve::AuthorityArgs),
     /// Run the aggregator.
     Aggregator(serve::AggregatorArgs),
+    /// Train one model at several banks on this machine, with faults.
+    Demo(demo::DemoArgs),
+    /// Train in the clear over recorded sets and print the model's hash.
+    Plain(plain::PlainArgs),
     /// Create, list, show, watch and cancel jobs, and fetch their results.
     Job(job::JobArgs),
     /// Print what each protocol and scheme promises.
@@ -50,6 +56,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Authority(args) => serve::authority(args).await,
         Command::Aggregator(args) => serve::aggregator(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Plain(args) => plain::run(&args),
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
         Command::Facts(args) => facts::run(args).await,

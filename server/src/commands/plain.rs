@@ -4,19 +4,19 @@ use std::path::PathBuf;
 
 use crate::demo::plain;
 
-/// Trains in the clear from the parties' files and the recorded sets, and prints the model's hash
+/// Arguments of `quorate plain`.
 #[derive(Debug, clap::Args)]
-pub struct PlainArgs {
+pub(super) struct PlainArgs {
     /// JSON file with workload, code, parties' files and the file of recorded sets
     #[arg(long, value_name = "FILE.json")]
-    pub config: PathBuf,
+    config: PathBuf,
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// When a file cannot be read or does not fit.
-pub fn run(args: &PlainArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: &PlainArgs) -> anyhow::Result<()> {
     println!("{}", plain::line(&plain::retrain(&args.config)?));
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use quorate_client::api::Hex32;
+use serde::Deserialize;
 
 use super::supervisor::Service;
 
@@ -72,7 +73,7 @@ impl Fleet {
     /// # Errors
     /// When its folder cannot be made.
     pub fn add_bank(&mut self, name: &str, data: &Path, job: Hex32) -> anyhow::Result<()> {
-        let mut args = words(&["party", "--name", name, "--job", &job.to_string()]);
+        let mut args = words(&["party", "--json", "--name", name, "--job", &job.to_string()]);
         args.extend(words(&["--aggregator", &self.aggregator.url()?, "--data"]));
         args.push(data.into());
         for authority in &self.authorities {
@@ -86,6 +87,31 @@ impl Fleet {
     /// All processes.
     pub fn services(&mut self) -> impl Iterator<Item = &mut Service> {
         self.authorities.iter_mut().chain([&mut self.aggregator]).chain(&mut self.banks)
+    }
+
+    /// Milliseconds that the slowest bank spent in `round` on training, and on encrypting and
+    /// sending, as the banks themselves report.
+    #[must_use]
+    pub fn spent(&self, round: u32) -> (f64, f64) {
+        let (mut train, mut send) = (0.0f64, 0.0f64);
+        for bank in &self.banks {
+            // A restarted bank reports some things twice: the last report counts.
+            let (mut trained, mut sealed, mut sent) = (0.0, 0.0, 0.0);
+            for line in bank.log().lines() {
+                let Ok(event) = serde_json::from_str::<Event>(line) else {
+                    continue;
+                };
+                match event.event.as_str() {
+                    "trained" if event.round == round => trained = event.ms,
+                    "sealed" if event.round == round => sealed = event.ms,
+                    "receipt" if event.round == round => sent = event.ms,
+                    _ => {}
+                }
+            }
+            train = train.max(trained);
+            send = send.max(sealed + sent);
+        }
+        (train, send)
     }
 
     /// Refuses to go on after a process that failed by itself.
@@ -102,6 +128,14 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// What is read of a bank's report.
+#[derive(Debug, Deserialize)]
+struct Event {
+    event: String,
+    round: u32,
+    ms: f64,
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {

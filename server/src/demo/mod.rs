@@ -36,6 +36,9 @@ pub const TOLERANCE: f64 = 0.01;
 const K_MIN: u32 = 2;
 const COLLUDERS: u32 = 1;
 
+/// With fewer training rows, banks take one step per round.
+const FEW_ROWS: usize = 2000;
+
 /// Key authorities.
 const AUTHORITIES: usize = 2;
 
@@ -256,7 +259,8 @@ async fn look(
     if !opened.is_empty() {
         let report = followed.report().await?;
         for round in &opened {
-            lines.push(course.add(followed.manifest(), round, &report)?);
+            let spent = fleet.spent(round.record.round);
+            lines.push(course.add(followed.manifest(), round, &report, spent)?);
         }
     }
     let status = followed.status().await?;
@@ -275,6 +279,12 @@ fn training(options: &Options, prepared: &Prepared) -> TrainSpec {
         Model::Mlp => ModelSpec::Mlp { hidden: 16, l2: 1e-4 },
     };
     let mut spec = TrainSpec::default_for(prepared.schema.clone(), model);
+    if options.model == Model::Logistic && prepared.pooled.rows < FEW_ROWS {
+        // Where a bank has hardly more rows than columns, several steps on its own rows lead away
+        // from the common model: one step, and more rounds.
+        spec.local.epochs = 1;
+        spec.rounds = 40;
+    }
     spec.rounds = options.rounds.unwrap_or(spec.rounds);
     spec.seed = options.seed;
     let largest = prepared.banks.iter().map(|bank| bank.rows.rows).max().unwrap_or(1);

@@ -70,6 +70,7 @@ impl<'a> Course<'a> {
         manifest: &Manifest,
         opened: &OpenedRound,
         report: &[RoundReport],
+        (train, send): (f64, f64),
     ) -> anyhow::Result<String> {
         let (spec, record) = (train_spec(manifest)?, &opened.record);
         let (round, attempt) = (record.round, record.attempt);
@@ -96,7 +97,7 @@ impl<'a> Course<'a> {
             metric: metrics.map(|m| m.auc),
             bytes_up: cost.map_or(0, |cost| cost.bytes_up),
             bytes_down: cost.map_or(0, |cost| cost.bytes_down),
-            ms: cost.map(phases).unwrap_or_default(),
+            ms: cost.map(|cost| phases(cost, train, send)).unwrap_or_default(),
             events,
         };
         let line = render_table(&row);
@@ -105,12 +106,12 @@ impl<'a> Course<'a> {
     }
 }
 
-fn phases(cost: &RoundReport) -> PhaseMillis {
+fn phases(cost: &RoundReport, train: f64, encrypt_upload: f64) -> PhaseMillis {
     let ms = |value: u64| value as f64;
     let phases = &cost.ms;
     PhaseMillis {
-        train: 0.0,
-        encrypt_upload: ms(phases.collect),
+        train,
+        encrypt_upload,
         freeze: ms(phases.freeze),
         promise: ms(phases.promise),
         key: ms(phases.key),

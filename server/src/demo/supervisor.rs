@@ -162,6 +162,12 @@ impl Service {
         self.start().await
     }
 
+    /// All of its output so far; empty before its first start.
+    #[must_use]
+    pub fn log(&self) -> String {
+        read_from(&self.log, 0).unwrap_or_default()
+    }
+
     /// The end of the log, for error messages.
     #[must_use]
     pub fn log_tail(&self) -> String {

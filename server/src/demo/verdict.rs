@@ -129,6 +129,7 @@ impl<'a> Verdict<'a> {
             "metric": self.metric,
             "metric_name": self.metric_name,
             "pooled_metric": self.pooled_metric,
+            "tolerance": self.allowed(),
             "model_hash": self.model_hash,
             "plain_model_hash": self.plain_model_hash,
             "rounds": rows.len(),
@@ -173,20 +174,37 @@ impl<'a> Verdict<'a> {
             );
         }
         if options.model == Model::Logistic {
+            let allowed = self.allowed();
             // NaN is not close.
-            let close = difference.abs() <= TOLERANCE;
+            let close = difference.abs() <= allowed;
             if !close {
                 bail!(
-                    "{name} differs from the pooled model's by more than {TOLERANCE}: try more \
+                    "{name} differs from the pooled model's by more than {allowed:.4}: try more \
                      --rounds, or fewer --parties if some hold too few rows"
                 );
             }
-            println!("within {TOLERANCE} of pooled logistic regression: yes");
+            println!("within {allowed:.4} of pooled logistic regression: yes");
         }
         if self.plain_model_hash.is_some() {
             println!("equal bit for bit to training in the clear: yes");
         }
         Ok(())
+    }
+}
+
+impl Verdict<'_> {
+    /// [`TOLERANCE`], or half a standard error of the metric where few rows are held out and a
+    /// handful of them decides about more.
+    fn allowed(&self) -> f64 {
+        let labels = &self.prepared.test.labels;
+        let classes = self.prepared.schema.classes.len();
+        let rarest = (0..classes)
+            .map(|class| labels.iter().filter(|label| **label as usize == class).count())
+            .filter(|count| *count > 0)
+            .min()
+            .unwrap_or(1);
+        let metric = self.pooled_metric.clamp(0.5, 1.0);
+        TOLERANCE.max((metric * (1.0 - metric) / rarest as f64).sqrt() / 2.0)
     }
 }
 
