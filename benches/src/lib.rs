@@ -1,1 +1,1 @@
-
+//! Benches only: see `schemes.rs`.

@@ -399,6 +399,35 @@ pub fn check_refusals(scheme: &dyn SumScheme, ring: Ring, suite: PadSuite) {
     bad(SumShape { authorities: 5, ..shape });
 }
 
+/// Openers take any bytes of the right length without a panic, and what they open, if anything,
+/// is not the sum.
+pub fn check_hostile_bytes(scheme: &dyn SumScheme, ring: Ring, seed: u8) {
+    let shape = SumShape { ring, dim: 5, parties: 3, authorities: 1 };
+    let context = context(shape, PadSuite::ChaCha20, seed);
+    let fixture = Fixture::new(&shape, seed);
+    let plains = plaintexts(&shape, seed);
+    let members = [0, 1, 2];
+    let good = all_messages(scheme, &context, &fixture, &members, &plains, 5).unwrap();
+    let truth = plain_sum(ring, &members, &plains);
+    let mut state = u64::from(seed);
+    for step in [0, 1] {
+        for fill in 0..4 {
+            let mut messages = good.clone();
+            for byte in &mut messages[step][0] {
+                let random = split_mix(&mut state).to_le_bytes()[0];
+                match fill {
+                    0 => *byte = 0,
+                    1 => *byte = 0xff,
+                    2 => *byte = random,
+                    _ => *byte ^= random & 1,
+                }
+            }
+            let opened = open(scheme, &context, 3, &messages, 5);
+            assert_ne!(opened.as_ref(), Ok(&truth), "step {step}, fill {fill}");
+        }
+    }
+}
+
 /// Two rings, or two suites, under the same keys, label and nonces share no message bytes.
 pub fn check_domains(scheme: &dyn SumScheme) {
     let mut seen = Vec::new();
@@ -477,6 +506,15 @@ mod tests {
         for scheme in schemes::all() {
             for (ring, suite) in RINGS.into_iter().zip(SUITES) {
                 check_refusals(*scheme, ring, suite);
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_bytes_open_nothing() {
+        for scheme in schemes::all() {
+            for ring in RINGS {
+                (0..20).for_each(|seed| check_hostile_bytes(*scheme, ring, seed));
             }
         }
     }

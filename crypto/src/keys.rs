@@ -183,3 +183,85 @@ impl SharedKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the peer's exchange key yields a zero shared secret")]
 pub struct ZeroSharedSecret;
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+
+    fn identities() -> [Identity; 2] {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        [(); 2].map(|()| Identity::generate(&mut rng))
+    }
+
+    fn binding<'a>(authority: &Identity, party: &Identity) -> KeyBinding<'a> {
+        KeyBinding {
+            tenant: "tenant",
+            authority: "ka",
+            party: "bank",
+            authority_key: authority.exchange_key(),
+            party_key: party.exchange_key(),
+            epoch: 3,
+        }
+    }
+
+    #[test]
+    fn both_sides_derive_one_key_bound_to_every_field() {
+        let [authority, party] = identities();
+        let right = binding(&authority, &party);
+        let at_party = party.shared_key(&authority.exchange_key(), &right).unwrap();
+        let at_authority = authority.shared_key(&party.exchange_key(), &right).unwrap();
+        assert!(at_party.0.ct_eq(&at_authority.0));
+        for other in [
+            KeyBinding { tenant: "tenan", authority: "tka", ..right },
+            KeyBinding { authority: "kb", ..right },
+            KeyBinding { party: "bank2", ..right },
+            KeyBinding { authority_key: party.exchange_key(), ..right },
+            KeyBinding { party_key: authority.exchange_key(), ..right },
+            KeyBinding { epoch: 4, ..right },
+        ] {
+            let key = party.shared_key(&authority.exchange_key(), &other).unwrap();
+            assert!(!key.0.ct_eq(&at_party.0), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn small_order_keys_are_refused() {
+        let [authority, party] = identities();
+        let binding = binding(&authority, &party);
+        let mut one = [0; 32];
+        one[0] = 1;
+        for point in [[0; 32], one] {
+            let key = party.shared_key(&ExchangeKey(point), &binding);
+            assert_eq!(key.err(), Some(ZeroSharedSecret));
+        }
+    }
+
+    #[test]
+    fn signatures_are_bound_to_domain_and_message() {
+        let [signer, other] = identities();
+        let signature = signer.sign("domain", b"message");
+        let key = signer.verify_key();
+        assert!(key.verify("domain", b"message", &signature));
+        assert!(!key.verify("domai", b"nmessage", &signature));
+        assert!(!key.verify("domain", b"messagf", &signature));
+        assert!(!other.verify_key().verify("domain", b"message", &signature));
+        assert!(!VerifyKey([0; 32]).verify("domain", b"message", &signature));
+    }
+
+    #[test]
+    fn identities_come_back_from_their_bytes_and_do_not_show_them() {
+        let [identity, _] = identities();
+        let bytes = identity.to_bytes();
+        let back = Identity::from_bytes(bytes.expose());
+        assert_eq!(back.verify_key(), identity.verify_key());
+        assert_eq!(back.exchange_key(), identity.exchange_key());
+        let shown = format!("{identity:?} {bytes:?} {:?}", SharedKey::from_bytes([0x5a; 32]));
+        for secret in bytes.expose().chunks(4).map(hex::encode) {
+            assert!(!shown.contains(&secret));
+        }
+        assert!(!shown.contains("90, 90") && !shown.contains("5a5a"));
+    }
+}

@@ -25,6 +25,9 @@ use crate::refusal::{Code, Culprit, Refusal};
 use crate::wire::{Name, Signed, Verified};
 use crate::workload::Purpose;
 
+/// How far the aggregator's clock may be ahead of this authority's.
+const CLOCK_SKEW_MS: u64 = 60_000;
+
 /// Who is enrolled at this authority.
 pub trait Directory {
     /// The keys of the current epoch of `party`.
@@ -339,6 +342,15 @@ impl AuthorityJob {
         let end = open.deadline_ms.saturating_add(self.manifest.deadlines.key_ms);
         if cx.now_ms > end {
             return Err(Refusal::new(Code::Expired, "the label's time is over"));
+        }
+        // The deadline is the aggregator's own word: one further away than the manifest allows would
+        // make a label that never expires.
+        let latest = cx.now_ms.saturating_add(self.manifest.deadlines.collect_ms);
+        if open.deadline_ms > latest.saturating_add(CLOCK_SKEW_MS) {
+            return Err(Refusal::new(
+                Code::Expired,
+                "the deadline lies further ahead than the manifest allows; check the clocks",
+            ));
         }
         let promise = Promise {
             authority: self.me.clone(),

@@ -42,4 +42,6 @@ pub fn app(routes: Router, limits: &Limits, access: Access, ready: Readiness) ->
 }
 
 #[cfg(test)]
+mod bulk_tests;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,38 @@
+//! The remaining signed bodies and packages; the first byte picks the type.
+#![no_main]
+use libfuzzer_sys::fuzz_target;
+use quorate_protocols::enrol::{Enroll, EnrollRequest, Enrolled};
+use quorate_protocols::hybrid_alpha::aggregator::AggregatorJob;
+use quorate_protocols::hybrid_alpha::authority::AuthorityJob;
+use quorate_protocols::hybrid_alpha::messages::{Freeze, Join, ResultRecord, RoundOpen};
+use quorate_protocols::hybrid_alpha::party::PartyJob;
+use quorate_protocols::job::JobPackage;
+use quorate_protocols::wire::{Body, Name, decode};
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, rest)) = data.split_first() else {
+        return;
+    };
+    match kind % 11 {
+        0 => {
+            if let Ok(package) = decode::<JobPackage>(rest) {
+                let _ = package.verify();
+            }
+        }
+        1 => {
+            if let Ok(request) = decode::<EnrollRequest>(rest) {
+                let tenant = Name::new("t").expect("a name");
+                let _ = request.check(&tenant, None);
+            }
+        }
+        2 => drop(RoundOpen::from_bytes(rest)),
+        3 => drop(Freeze::from_bytes(rest)),
+        4 => drop(Join::from_bytes(rest)),
+        5 => drop(ResultRecord::from_bytes(rest)),
+        6 => drop(Enroll::from_bytes(rest)),
+        7 => drop(Enrolled::from_bytes(rest)),
+        8 => drop(decode::<AggregatorJob>(rest)),
+        9 => drop(decode::<AuthorityJob>(rest)),
+        _ => drop(decode::<PartyJob>(rest)),
+    }
+});
