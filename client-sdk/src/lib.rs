@@ -6,4 +6,8 @@ pub mod api;
 pub mod bulk;
 pub mod learn;
 pub mod engine;
+pub mod keys;
+pub mod party;
 pub mod store;
+pub mod trainer;
+pub mod transport;
