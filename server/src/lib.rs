@@ -7,7 +7,6 @@ pub mod commands;
 pub mod demo;
 pub mod driver;
 pub mod facts;
-pub mod bench;
 pub mod http;
 pub mod report;
 mod routes;
