@@ -19,6 +19,7 @@
 pub mod audit;
 pub mod coverage;
 pub mod drivers;
+pub mod fuzz;
 pub mod lab;
 pub mod liar;
 pub mod scenario;

@@ -1,1 +1,1 @@
-
+//! Tests across the layers; there is no library here.

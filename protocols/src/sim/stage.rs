@@ -43,6 +43,8 @@ pub struct Stage {
     pub head: Hash,
     /// What the honest wrote in their logs.
     pub facts: Vec<Fact>,
+    /// Functional keys of the last opened set, by authority.
+    pub released: Vec<Vec<u8>>,
     /// The time.
     pub now_ms: u64,
     rng: ChaCha20Rng,
@@ -77,7 +79,17 @@ impl Stage {
             })
             .collect();
         let head = Hash([0; 32]);
-        Self { lab, authorities, parties, model, head, facts: Vec::new(), now_ms: 1, rng }
+        Self {
+            lab,
+            authorities,
+            parties,
+            model,
+            head,
+            facts: Vec::new(),
+            released: Vec::new(),
+            now_ms: 1,
+            rng,
+        }
     }
 
     /// The roster of these parties.
@@ -314,6 +326,7 @@ impl Stage {
         let keys = (0..self.authorities.len())
             .map(|a| self.key(a, label, &promises))
             .collect::<Result<Vec<_>, _>>()?;
+        self.released.clone_from(&keys);
         let ciphertexts = members.iter().map(|one| one.ciphertext.clone()).collect();
         Ok(self.lab.open(opened.fields.round, label, ciphertexts, keys).unwrap())
     }
