@@ -17,12 +17,22 @@
 )]
 
 pub mod audit;
+pub mod coverage;
 pub mod drivers;
+pub mod fuzz;
 pub mod lab;
 pub mod liar;
+pub mod scenario;
+pub mod stage;
 pub mod world;
 
-use audit::Audit;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Mutex;
+
+use audit::{Audit, Pair};
+
+use crate::refusal::Code;
 
 /// Runs a seed to its end.
 #[must_use]
@@ -32,28 +42,83 @@ pub fn run(seed: u64) -> Audit {
     world.audit
 }
 
+/// A run that broke an invariant, with its log.
+#[derive(Debug)]
+pub struct Failure {
+    /// Run it again with this.
+    pub seed: u64,
+    /// The broken invariants.
+    pub violations: Vec<String>,
+    /// Every event.
+    pub log: Vec<String>,
+}
+
+/// What many runs met.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    /// Runs.
+    pub seeds: u64,
+    /// How many runs met each pair.
+    pub covered: BTreeMap<Pair, u64>,
+    /// Refusal codes met.
+    pub codes: BTreeSet<Code>,
+    /// Simulated time of all runs.
+    pub simulated_ms: u64,
+    /// Broken runs.
+    pub failures: Vec<Failure>,
+}
+
+/// Runs `seeds` on `threads` threads; stops early at a broken run.
+#[must_use]
+pub fn sweep(seeds: Range<u64>, threads: u64) -> Sweep {
+    let total = Mutex::new(Sweep::default());
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (total, seeds) = (&total, seeds.clone());
+            scope.spawn(move || {
+                let step = usize::try_from(threads).unwrap();
+                for seed in seeds.skip(usize::try_from(thread).unwrap()).step_by(step) {
+                    let audit = std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|_| {
+                        let mut audit = Audit::default();
+                        audit.broken("a panic, printed above");
+                        audit
+                    });
+                    let mut total = total.lock().unwrap();
+                    total.seeds += 1;
+                    total.simulated_ms += audit.now_ms;
+                    for pair in audit.covered {
+                        *total.covered.entry(pair).or_default() += 1;
+                    }
+                    total.codes.extend(audit.codes);
+                    if !audit.violations.is_empty() {
+                        let Audit { violations, log, .. } = audit;
+                        total.failures.push(Failure { seed, violations, log });
+                    }
+                    if !total.failures.is_empty() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    total.into_inner().unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
-    fn first_seeds() {
-        let from = std::env::var("QUORATE_SIM_SEED").ok().and_then(|s| s.parse::<u64>().ok());
-        let seeds = from.map_or(0..200, |seed| seed..seed + 1);
-        for seed in seeds {
-            let start = std::time::Instant::now();
-            let audit = super::run(seed);
-            eprintln!(
-                "{seed} {:?} {} ms {} lines {:?}",
-                start.elapsed(),
-                audit.now_ms,
-                audit.log.len(),
-                audit.liar
-            );
-            if !audit.violations.is_empty() {
-                for line in &audit.log {
-                    eprintln!("{line}");
-                }
-                panic!("seed {seed}: {:?}", audit.violations);
-            }
+    fn every_scenario_holds() {
+        for (check, scenario) in super::scenario::SCENARIOS {
+            assert_eq!(scenario(), Ok(()), "{check:?}");
+        }
+        assert_eq!(super::scenario::receipt_not_honoured(), Ok(()));
+        assert_eq!(super::scenario::honest_sum(1), Ok(()));
+    }
+
+    #[test]
+    fn first_seeds_hold() {
+        for failure in super::sweep(0..24, 2).failures {
+            panic!("seed {}: {:?}", failure.seed, failure.violations);
         }
     }
 }

@@ -580,13 +580,15 @@ impl World {
         let Some(event) = self.build_for_party(lie, open, &job) else {
             return;
         };
+        let entered = job.entered() == Some(open.fields.label(&self.lab.manifest));
         let (role, state) = self.state(node);
         let committed = self.processes[&node].disk.state.clone();
         let refused = self.party_event(party, event, None);
         self.audit.hit(role, state, lie);
         match refused {
             Some(refusal) => self.must_blame(lie, &refusal),
-            None if lie == "second label of an attempt" && state == "Idle" => {}
+            // The first label this party sees of the attempt: the honest one comes second.
+            None if lie == "second label of an attempt" && !entered => {}
             None if self.processes[&node].disk.state == committed => {}
             None => self.audit.broken(format!("{role}/{state} believes {lie}")),
         }

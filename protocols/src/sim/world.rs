@@ -324,6 +324,11 @@ impl World {
                 let back = from + draw(&mut self.rng, 200, 4500);
                 self.at(back, Item::Start(Node::Authority(a)));
             }
+            if self.chance(12) {
+                let start = draw(&mut self.rng, 100, 900);
+                self.at(0, Item::Kill(Node::Authority(a)));
+                self.at(start, Item::Start(Node::Authority(a)));
+            }
             if self.chance(6) {
                 self.skew_ms[a] = draw(&mut self.rng, 500, 4_000);
             }

@@ -1,0 +1,390 @@
+//! Honest authorities and parties, and an aggregator's keys in the hands of an adversary: what the
+//! scripted attacks play on. There is no network here, and the adversary holds every submission.
+
+use quorate_crypto::merkle::Hash;
+use quorate_crypto::sum::Label;
+use rand_chacha::ChaCha20Rng;
+
+use super::lab::{Lab, Size, bulk, context, stream};
+use crate::hybrid_alpha::authority::{self, AuthorityJob};
+use crate::hybrid_alpha::messages::{
+    Freeze, KeyRequest, Message, Promise, PromiseRequest, Receipt, ResultRecord, RoundFields,
+    RoundOpen, SubmitHeader, Tombstone, TombstoneRequest,
+};
+use crate::hybrid_alpha::model_field;
+use crate::hybrid_alpha::party::{self, PartyJob, PartyWork};
+use crate::job::{JobPackage, Minima, RosterEntry, roster_root};
+use crate::machine::{Fact, Output};
+use crate::model::ModelState;
+use crate::refusal::Refusal;
+use crate::wire::Signed;
+
+/// A submission as it reaches the adversary.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The signed header.
+    pub header: Signed<SubmitHeader>,
+    /// Its bytes.
+    pub ciphertext: Vec<u8>,
+}
+
+/// The honest side of one job.
+#[derive(Debug)]
+pub struct Stage {
+    /// Keys and manifest; the aggregator's are the adversary's.
+    pub lab: Lab,
+    /// Honest authorities.
+    pub authorities: Vec<AuthorityJob>,
+    /// Honest parties.
+    pub parties: Vec<PartyJob>,
+    /// Everybody's model.
+    pub model: ModelState,
+    /// Hash of the last result.
+    pub head: Hash,
+    /// What the honest wrote in their logs.
+    pub facts: Vec<Fact>,
+    /// Functional keys of the last opened set, by authority.
+    pub released: Vec<Vec<u8>>,
+    /// The time.
+    pub now_ms: u64,
+    rng: ChaCha20Rng,
+}
+
+impl Stage {
+    /// A job that every authority approved and every party joined.
+    #[must_use]
+    pub fn new(seed: u64, size: &Size) -> Self {
+        let lab = Lab::new(seed, size);
+        let mut rng = stream(seed, "stage", &[]);
+        let model = ModelState::initial(&lab.manifest.workload, &lab.manifest.code);
+        let authorities: Vec<AuthorityJob> = lab
+            .authorities
+            .iter()
+            .map(|keys| {
+                let cx = context(1, &keys.identity, &mut rng);
+                let manifest = lab.manifest.clone();
+                AuthorityJob::register(&cx, &keys.name, 1, &Minima::default(), manifest).unwrap().0
+            })
+            .collect();
+        let package = JobPackage {
+            manifest: lab.manifest.clone(),
+            approvals: authorities.iter().map(|a| a.approval().signed().clone()).collect(),
+        };
+        let parties = lab
+            .parties
+            .iter()
+            .map(|keys| {
+                let me = keys.entry.clone();
+                PartyJob::join(me, &Minima::default(), &package, model.hash()).unwrap()
+            })
+            .collect();
+        let head = Hash([0; 32]);
+        Self {
+            lab,
+            authorities,
+            parties,
+            model,
+            head,
+            facts: Vec::new(),
+            released: Vec::new(),
+            now_ms: 1,
+            rng,
+        }
+    }
+
+    /// The roster of these parties.
+    #[must_use]
+    pub fn roster(&self, parties: &[usize]) -> Vec<RosterEntry> {
+        parties.iter().map(|p| self.lab.parties[*p].entry.clone()).collect()
+    }
+
+    /// An opening of `round` as the rules want it.
+    #[must_use]
+    pub fn opening(&self, round: u32, attempt: u16, parties: &[usize]) -> RoundOpen {
+        let manifest = &self.lab.manifest;
+        let payload = manifest.payload(round).unwrap();
+        let purpose = manifest.workload.purpose(round).unwrap();
+        let roster = self.roster(parties);
+        let fields = RoundFields {
+            manifest: manifest.hash(),
+            round,
+            attempt,
+            purpose,
+            roster_root: roster_root(&roster),
+            previous_result: self.head,
+            model: model_field(purpose, self.model.hash(), self.head),
+            dim: payload.dim(),
+            payload_type: payload.type_id(),
+        };
+        let deadline_ms = self.now_ms + manifest.deadlines.collect_ms;
+        RoundOpen { fields, roster, deadline_ms, tombstones: Vec::new() }
+    }
+
+    /// Signed by the aggregator.
+    #[must_use]
+    pub fn sign(&self, open: RoundOpen) -> Signed<RoundOpen> {
+        Signed::sign(open, &self.lab.aggregator).signed().clone()
+    }
+
+    fn party_handles(
+        &mut self,
+        party: usize,
+        event: party::Event,
+    ) -> Result<Vec<party::PartyOutput>, Refusal> {
+        let identity = &self.lab.parties[party].identity;
+        let mut cx = context(self.now_ms, identity, &mut self.rng);
+        let (job, outputs) = self.parties[party].clone().handle(&mut cx, event).unwrap();
+        self.parties[party] = job;
+        keep(&mut self.facts, outputs)
+    }
+
+    /// A party is shown an opening, and trains, encrypts and submits if it believes it.
+    ///
+    /// # Errors
+    /// The party's refusal.
+    pub fn submit(
+        &mut self,
+        party: usize,
+        open: &Signed<RoundOpen>,
+    ) -> Result<Submission, Refusal> {
+        let mut outputs = self.party_handles(party, party::Event::Open(open.clone()))?;
+        let mut plain = self.stored_plaintext(party, open);
+        let mut sealed = Vec::new();
+        loop {
+            let event = match outputs.pop() {
+                Some(Output::Work(PartyWork::Train { round, state })) => {
+                    plain = self.lab.plaintext(party, round, state);
+                    party::Event::Trained { round, plaintext: bulk(&plain) }
+                }
+                Some(Output::Work(PartyWork::Seal { round, label, nonce, .. })) => {
+                    let keys = &self.lab.parties[party];
+                    sealed = self.lab.seal(keys, round, label, nonce, &plain);
+                    party::Event::Sealed { label, ciphertext: bulk(&sealed) }
+                }
+                Some(Output::Send { message: Message::Submit(header), .. }) => {
+                    return Ok(Submission { header, ciphertext: sealed });
+                }
+                other => panic!("a party that entered a round does {other:?}"),
+            };
+            outputs = self.party_handles(party, event)?;
+        }
+    }
+
+    fn stored_plaintext(&self, party: usize, open: &Signed<RoundOpen>) -> Vec<u8> {
+        let round = open.peek().unwrap().fields.round;
+        self.lab.plaintext(party, round, self.parties[party].state())
+    }
+
+    /// Every one of `parties` submits.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn submit_all(
+        &mut self,
+        parties: &[usize],
+        open: &Signed<RoundOpen>,
+    ) -> Result<Vec<Submission>, Refusal> {
+        parties.iter().map(|party| self.submit(*party, open)).collect()
+    }
+
+    /// A party is given a receipt for its submission.
+    ///
+    /// # Errors
+    /// The party's refusal.
+    pub fn receipt(&mut self, party: usize, submission: &Submission) -> Result<(), Refusal> {
+        let header = submission.header.peek().unwrap();
+        let receipt =
+            Receipt { label: header.label, party: header.party, header: submission.header.hash() };
+        let receipt = Signed::sign(receipt, &self.lab.aggregator).signed().clone();
+        self.party_handles(party, party::Event::Receipt(receipt)).map(|_| ())
+    }
+
+    /// A party is told a result.
+    ///
+    /// # Errors
+    /// The party's refusal.
+    pub fn tell(
+        &mut self,
+        party: usize,
+        record: &Signed<ResultRecord>,
+        state: Hash,
+    ) -> Result<(), Refusal> {
+        let event = party::Event::Result { record: record.clone(), state };
+        self.party_handles(party, event).map(|_| ())
+    }
+
+    /// A freeze record signed by the aggregator.
+    #[must_use]
+    pub fn freeze(&self, open: &Signed<RoundOpen>, members: &[Submission]) -> Signed<Freeze> {
+        let freeze = Freeze {
+            open: open.clone(),
+            members: members.iter().map(|one| one.header.clone()).collect(),
+            log_proof: Vec::new(),
+        };
+        Signed::sign(freeze, &self.lab.aggregator).signed().clone()
+    }
+
+    fn authority_handles(
+        &mut self,
+        a: usize,
+        event: authority::Event,
+    ) -> Result<Vec<authority::AuthorityOutput>, Refusal> {
+        let keys = &self.lab.authorities[a];
+        let mut cx = context(self.now_ms, &keys.identity, &mut self.rng);
+        let (job, outputs) =
+            self.authorities[a].clone().handle(&mut cx, &keys.directory, event).unwrap();
+        self.authorities[a] = job;
+        keep(&mut self.facts, outputs)
+    }
+
+    /// Asks authority `a` to promise.
+    ///
+    /// # Errors
+    /// Its refusal.
+    pub fn promise(
+        &mut self,
+        a: usize,
+        freeze: &Signed<Freeze>,
+        y: &[u8],
+    ) -> Result<Signed<Promise>, Refusal> {
+        let request = PromiseRequest { freeze: freeze.clone(), y: y.to_vec() };
+        let message = Box::new(Message::PromiseRequest(request));
+        let outputs = self.authority_handles(a, authority::Event::Message(message))?;
+        outputs
+            .into_iter()
+            .find_map(|output| match output {
+                Output::Send { message: Message::Promise(promise), .. } => Some(promise),
+                _ => None,
+            })
+            .ok_or_else(|| unreachable!("neither promise nor refusal"))
+    }
+
+    /// Asks authority `a` for a functional key.
+    ///
+    /// # Errors
+    /// Its refusal.
+    pub fn key(
+        &mut self,
+        a: usize,
+        label: Label,
+        promises: &[Signed<Promise>],
+    ) -> Result<Vec<u8>, Refusal> {
+        let manifest = self.lab.manifest.hash();
+        let request = KeyRequest { manifest, label, promises: promises.to_vec() };
+        let message = Box::new(Message::KeyRequest(request));
+        let outputs = self.authority_handles(a, authority::Event::Message(message))?;
+        for output in outputs {
+            if let Output::Work(work) = output {
+                let bytes = self.lab.functional_key(a, &work);
+                let event = authority::Event::KeyReady { label, key: bulk(&bytes) };
+                self.authority_handles(a, event)?;
+                return Ok(bytes);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Asks authority `a` to give an attempt up.
+    ///
+    /// # Errors
+    /// Its refusal.
+    pub fn tombstone(
+        &mut self,
+        a: usize,
+        round: u32,
+        attempt: u16,
+    ) -> Result<Signed<Tombstone>, Refusal> {
+        let request = TombstoneRequest { manifest: self.lab.manifest.hash(), round, attempt };
+        let request = Signed::sign(request, &self.lab.aggregator).signed().clone();
+        let message = Box::new(Message::TombstoneRequest(request));
+        let outputs = self.authority_handles(a, authority::Event::Message(message))?;
+        outputs
+            .into_iter()
+            .find_map(|output| match output {
+                Output::Send { message: Message::Tombstone(tombstone), .. } => Some(tombstone),
+                _ => None,
+            })
+            .ok_or_else(|| unreachable!("neither tombstone nor refusal"))
+    }
+
+    /// Promises, then keys, of every authority for a frozen set: the legal way to a sum's words.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn open_set(
+        &mut self,
+        open: &Signed<RoundOpen>,
+        members: &[Submission],
+    ) -> Result<Vec<u8>, Refusal> {
+        let opened = open.peek().unwrap();
+        let y = indicator(&opened.roster, members);
+        let freeze = self.freeze(open, members);
+        let label = opened.fields.label(&self.lab.manifest);
+        let promises = (0..self.authorities.len())
+            .map(|a| self.promise(a, &freeze, &y))
+            .collect::<Result<Vec<_>, _>>()?;
+        let keys = (0..self.authorities.len())
+            .map(|a| self.key(a, label, &promises))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.released.clone_from(&keys);
+        let ciphertexts = members.iter().map(|one| one.ciphertext.clone()).collect();
+        Ok(self.lab.open(opened.fields.round, label, ciphertexts, keys).unwrap())
+    }
+
+    /// A result record signed by the aggregator.
+    #[must_use]
+    pub fn record(&self, open: &Signed<RoundOpen>, members: &[Submission]) -> Signed<ResultRecord> {
+        let open = open.peek().unwrap();
+        let record = ResultRecord {
+            manifest: open.fields.manifest,
+            label: open.fields.label(&self.lab.manifest),
+            round: open.fields.round,
+            attempt: open.fields.attempt,
+            previous: self.head,
+            freeze: Hash([0; 32]),
+            members: members.iter().map(|one| one.header.peek().unwrap().party).collect(),
+            sum: bulk(&[0]),
+        };
+        Signed::sign(record, &self.lab.aggregator).signed().clone()
+    }
+
+    /// Everyone is told this result and that `model` follows from it.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn advance(
+        &mut self,
+        record: &Signed<ResultRecord>,
+        model: ModelState,
+    ) -> Result<(), Refusal> {
+        for party in 0..self.parties.len() {
+            self.tell(party, record, model.hash())?;
+        }
+        self.head = record.hash();
+        self.model = model;
+        Ok(())
+    }
+}
+
+/// y of a frozen set.
+#[must_use]
+pub fn indicator(roster: &[RosterEntry], members: &[Submission]) -> Vec<u8> {
+    let names: Vec<_> = members.iter().map(|one| one.header.peek().unwrap().party).collect();
+    roster.iter().map(|entry| u8::from(names.contains(&entry.party))).collect()
+}
+
+/// Outputs without log lines, which are kept, or the refusal.
+fn keep<M, W>(
+    facts: &mut Vec<Fact>,
+    outputs: Vec<Output<M, W>>,
+) -> Result<Vec<Output<M, W>>, Refusal> {
+    let mut rest = Vec::new();
+    for output in outputs {
+        match output {
+            Output::Log(fact) => facts.push(fact),
+            Output::Reject(refusal) => return Err(refusal),
+            other => rest.push(other),
+        }
+    }
+    Ok(rest)
+}

@@ -1,0 +1,122 @@
+//! The wire format, and what hostile bytes may do to it: nothing.
+
+use proptest::prelude::*;
+use quorate_protocols::hybrid_alpha::messages::{Message, SubmitHeader};
+use quorate_protocols::sim::fuzz;
+use quorate_protocols::wire::Signed;
+
+/// One line per message: its name and its bytes in hex.
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/hybrid_alpha_wire.txt");
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn present() -> String {
+    let mut lines = vec![format!("submit-header {}", hex(fuzz::header_sample()))];
+    lines.extend(fuzz::samples().iter().map(|(name, bytes)| format!("{name} {}", hex(bytes))));
+    lines.join("\n") + "\n"
+}
+
+/// A difference here is a new wire version. `QUORATE_BLESS=1` writes the file anew.
+#[test]
+fn the_wire_format_is_the_committed_one() {
+    if std::env::var_os("QUORATE_BLESS").is_some() {
+        std::fs::write(GOLDEN, present()).expect("the file can be written");
+    }
+    let golden = std::fs::read_to_string(GOLDEN).expect("vectors are committed");
+    for (golden, present) in golden.lines().zip(present().lines()) {
+        assert_eq!(golden, present);
+    }
+    assert_eq!(golden.lines().count(), present().lines().count());
+    assert_eq!(fuzz::samples().len(), 14, "one of each message");
+}
+
+#[test]
+fn samples_read_back() {
+    for (name, bytes) in fuzz::samples() {
+        let message = Message::from_wire(bytes).expect(name);
+        assert_eq!(message.to_wire(), *bytes, "{name}");
+        fuzz::fuzz_message(bytes);
+        for cut in 0..bytes.len() {
+            assert!(Message::from_wire(&bytes[..cut]).is_err(), "{name} cut at {cut}");
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(Message::from_wire(&longer).is_err(), "{name} with a byte more");
+    }
+    let header = fuzz::header_sample();
+    assert_eq!(header.len(), 256);
+    fuzz::fuzz_submit_header(header);
+    for cut in 0..header.len() {
+        assert!(Signed::<SubmitHeader>::from_wire(&header[..cut]).is_err());
+    }
+}
+
+/// A length that promises more than the bytes hold is refused before anything is allocated for it.
+#[test]
+fn declared_lengths_allocate_nothing() {
+    for (_, bytes) in fuzz::samples() {
+        for at in 3..bytes.len().min(64) {
+            let mut hostile = bytes.clone();
+            hostile.truncate(at);
+            hostile.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
+            fuzz::fuzz_message(&hostile);
+        }
+    }
+}
+
+/// A sample with some bytes changed, inserted or cut: this reaches far behind the first decoder.
+fn mutated(bytes: &[u8], edits: &[(usize, u8)], cut: usize) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    for (at, value) in edits {
+        let at = at % out.len();
+        out[at] = *value;
+    }
+    if cut < out.len() {
+        out.truncate(cut);
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fuzz::fuzz_message(&bytes);
+        fuzz::fuzz_submit_header(&bytes);
+        fuzz::fuzz_signed(&bytes);
+        fuzz::fuzz_state(&bytes);
+    }
+
+    #[test]
+    fn mutated_messages_never_panic(
+        which in 0usize..14,
+        edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
+        cut in 0usize..8_000,
+    ) {
+        let (_, bytes) = &fuzz::samples()[which];
+        fuzz::fuzz_message(&mutated(bytes, &edits, cut));
+        // The body of a signed sample, signed again: 3 bytes of frame and 1 of variant come first.
+        fuzz::fuzz_signed(&mutated(&bytes[4..], &edits, cut));
+    }
+
+    #[test]
+    fn mutated_headers_never_panic(
+        edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
+    ) {
+        let bytes = mutated(fuzz::header_sample(), &edits, usize::MAX);
+        fuzz::fuzz_submit_header(&bytes);
+        fuzz::fuzz_signed(&bytes[..192]);
+    }
+
+    #[test]
+    fn mutated_states_never_panic(
+        which in any::<usize>(),
+        edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
+    ) {
+        let states = fuzz::state_samples();
+        fuzz::fuzz_state(&mutated(&states[which % states.len()], &edits, usize::MAX));
+    }
+}
