@@ -2,11 +2,11 @@
 
 pub mod aggregator;
 pub mod authority;
+pub mod bench;
 pub mod commands;
 pub mod demo;
 pub mod driver;
 pub mod facts;
-pub mod bench;
 pub mod http;
 pub mod report;
 mod routes;
