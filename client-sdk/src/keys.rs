@@ -19,7 +19,7 @@ use crate::api::{AggregatorInfo, AuthorityInfo, MAX_JSON_BYTES, from_json};
 use crate::engine::{StoredIdentity, load_or_create_identity, log_line};
 use crate::party::PartyError;
 use crate::store::{Batch, Store};
-use crate::transport::{CallError, Transport};
+use crate::transport::{Ask, CallError, Transport};
 
 const PIN: &str = "pin";
 const CERTIFICATE: &str = "certificate";
@@ -96,8 +96,8 @@ pub async fn meet_authority(
 ) -> Result<(PinnedAuthority, Option<u64>), PartyError> {
     let url = url.trim_end_matches('/').to_owned();
     let peer = format!("the authority at {url}");
-    let ask = format!("{url}/v1/authority");
-    let answer = http.insist(&peer, |client| client.get(&ask), MAX_JSON_BYTES).await?;
+    let ask = Ask::get(format!("{url}/v1/authority"));
+    let answer = http.insist(&peer, &ask, MAX_JSON_BYTES).await?;
     let info: AuthorityInfo = from_json(&answer).map_err(|e| CallError::bad_answer(&peer, &e))?;
     let key = info.key();
     pin(store, &format!("authority {}", key.name), encode(&key)).await?;
@@ -115,8 +115,8 @@ pub async fn meet_aggregator(
     url: &str,
 ) -> Result<AggregatorInfo, PartyError> {
     let peer = "the aggregator";
-    let ask = format!("{url}/v1/aggregator");
-    let answer = http.insist(peer, |client| client.get(&ask), MAX_JSON_BYTES).await?;
+    let ask = Ask::get(format!("{url}/v1/aggregator"));
+    let answer = http.insist(peer, &ask, MAX_JSON_BYTES).await?;
     let info: AggregatorInfo = from_json(&answer).map_err(|e| CallError::bad_answer(peer, &e))?;
     pin(store, "aggregator", info.verify.0.to_vec()).await?;
     Ok(info)
@@ -229,11 +229,9 @@ async fn certify(
     let enroll = Enroll { tenant: authority.tenant.clone(), entry: entry.clone() };
     let request =
         EnrollRequest::new(enroll, &keys.identity, old.map(|old| Arc::as_ref(&old.identity)));
-    let body = bytes::Bytes::from(encode(&request));
-    let (peer, url) =
-        (format!("authority {}", authority.key.name), format!("{}/v1/enrollments", authority.url));
-    let post = |client: &reqwest::Client| client.post(&url).body(body.clone());
-    let answer = http.insist(&peer, post, MAX_CERTIFICATE_BYTES).await?;
+    let peer = format!("authority {}", authority.key.name);
+    let ask = Ask::post(format!("{}/v1/enrollments", authority.url), encode(&request));
+    let answer = http.insist(&peer, &ask, MAX_CERTIFICATE_BYTES).await?;
     let signed: Signed<Enrolled> = decode(&answer).map_err(|e| CallError::bad_answer(&peer, &e))?;
     if !certifies(&signed, authority, &entry) {
         let why = "the certificate is not of these keys by the pinned authority".to_owned();

@@ -4,9 +4,9 @@
 
 pub mod api;
 pub mod bulk;
-pub mod learn;
 pub mod engine;
 pub mod keys;
+pub mod learn;
 pub mod party;
 pub mod store;
 pub mod trainer;

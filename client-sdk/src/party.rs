@@ -43,7 +43,7 @@ use crate::engine::{EngineError, StoredIdentity, now_ms};
 use crate::keys::{self, Certificates, PinnedAuthority};
 use crate::store::{Store, StoreError};
 use crate::trainer::{LocalTraining, Vectors};
-use crate::transport::{Backoff, CallError, Transport};
+use crate::transport::{Ask, Backoff, CallError, Transport};
 
 /// Clocks further apart than this are reported.
 const MAX_SKEW_MS: u64 = 30_000;
@@ -385,8 +385,9 @@ impl Party {
     /// # Errors
     /// [`PartyError::Call`].
     pub async fn jobs(&self) -> Result<Vec<JobStatus>, PartyError> {
-        let (peer, url) = ("the aggregator", format!("{}/v1/jobs", self.inner.aggregator_url));
-        let answer = self.inner.http.insist(peer, |c| c.get(&url), MAX_JSON_BYTES).await?;
+        let peer = "the aggregator";
+        let ask = Ask::get(format!("{}/v1/jobs", self.inner.aggregator_url));
+        let answer = self.inner.http.insist(peer, &ask, MAX_JSON_BYTES).await?;
         Ok(from_json(&answer).map_err(|e| CallError::bad_answer(peer, &e))?)
     }
 
@@ -452,10 +453,11 @@ impl Party {
 
 /// Fetches a job's package, waiting until every authority approved.
 async fn fetch_package(inner: &Inner, job: &Hex32) -> Result<JobPackage, PartyError> {
-    let (peer, url) = ("the aggregator", format!("{}/package", inner.job_url(job)));
+    let peer = "the aggregator";
+    let ask = Ask::get(format!("{}/package", inner.job_url(job)));
     let mut backoff = Backoff::new();
     let answer: Bytes = loop {
-        match inner.http.insist(peer, |c| c.get(&url), MAX_MESSAGE_BYTES).await {
+        match inner.http.insist(peer, &ask, MAX_MESSAGE_BYTES).await {
             Err(error) if error.is(Code::WrongState) => {
                 inner.report(&PartyEvent::Waiting { why: error.to_string() });
                 backoff.wait().await;
@@ -472,7 +474,8 @@ async fn fetch_package(inner: &Inner, job: &Hex32) -> Result<JobPackage, PartyEr
     if manifest.tenant != inner.tenant || manifest.aggregator != inner.aggregator {
         return refuse("the manifest names another tenant or aggregator than this party's");
     }
-    let known = |key: &AuthorityKey| inner.authorities.iter().any(|authority| authority.key == *key);
+    let known =
+        |key: &AuthorityKey| inner.authorities.iter().any(|authority| authority.key == *key);
     if !manifest.authorities.iter().all(known) {
         return Err(Refusal::new(
             Code::BelowMinima,

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use quorate_crypto::merkle::Hash;
 use quorate_protocols::refusal::{Code, Refusal};
 use rand_core::Rng;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use tokio::time::Instant;
 
-use crate::api::ProblemBody;
+use crate::api::{JobCreated, JobSpec, MAX_JSON_BYTES, ProblemBody, ViewQuery, from_json};
 use crate::bulk::BulkError;
 use crate::engine::os_rng;
 
@@ -115,6 +116,35 @@ impl Backoff {
     }
 }
 
+/// A request that may be sent more than once.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    method: Method,
+    url: String,
+    query: Option<ViewQuery>,
+    body: Bytes,
+}
+
+impl Ask {
+    /// `GET`.
+    #[must_use]
+    pub const fn get(url: String) -> Self {
+        Self { method: Method::GET, url, query: None, body: Bytes::new() }
+    }
+
+    /// `GET` of a view.
+    #[must_use]
+    pub const fn view(url: String, query: ViewQuery) -> Self {
+        Self { method: Method::GET, url, query: Some(query), body: Bytes::new() }
+    }
+
+    /// `POST` of raw bytes.
+    #[must_use]
+    pub fn post(url: String, body: Vec<u8>) -> Self {
+        Self { method: Method::POST, url, query: None, body: body.into() }
+    }
+}
+
 /// An HTTP client that waits for peers to come back.
 #[derive(Clone)]
 pub struct Transport {
@@ -131,6 +161,7 @@ impl Transport {
         let client = Client::builder()
             .connect_timeout(Duration::from_secs(5))
             .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
             .build()
             .map_err(|e| CallError::Unreachable {
                 peer: "this system".to_owned(),
@@ -155,21 +186,20 @@ impl Transport {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn once(
-        &self,
-        peer: &str,
-        request: impl Fn(&Client) -> RequestBuilder,
-        max: usize,
-    ) -> Result<Bytes, CallError> {
+    pub async fn once(&self, peer: &str, ask: &Ask, max: usize) -> Result<Bytes, CallError> {
         let unreachable = |error: reqwest::Error| CallError::Unreachable {
             peer: peer.to_owned(),
             why: sources(&error.without_url()),
         };
-        let response = request(&self.client)
-            .timeout(Duration::from_secs(60))
-            .send()
-            .await
-            .map_err(unreachable)?;
+        let mut request = self.client.request(ask.method.clone(), &ask.url);
+        if let Some(query) = &ask.query {
+            request = request.query(query);
+        }
+        if !ask.body.is_empty() {
+            request = request.body(ask.body.clone());
+        }
+        let response =
+            request.timeout(Duration::from_secs(60)).send().await.map_err(unreachable)?;
         let status = response.status();
         let limit = if status.is_success() { max } else { MAX_PROBLEM_BYTES };
         let body = read(response, limit).await.map_err(unreachable)?;
@@ -190,20 +220,32 @@ impl Transport {
         })
     }
 
+    /// Creates a job at an aggregator and returns its id. Not repeated: each request makes a job.
+    ///
+    /// # Errors
+    /// [`CallError`], with the setting that is wrong.
+    pub async fn create_job(&self, aggregator: &str, spec: &JobSpec) -> Result<Hash, CallError> {
+        let peer = "the aggregator";
+        let url = format!("{}/v1/jobs", aggregator.trim_end_matches('/'));
+        let body = serde_json::to_vec(spec).map_err(|e| CallError::BadAnswer {
+            peer: "this job".to_owned(),
+            why: e.to_string(),
+        })?;
+        let answer = self.once(peer, &Ask::post(url, body), MAX_JSON_BYTES).await?;
+        let created: JobCreated =
+            from_json(&answer).map_err(|e| CallError::bad_answer(peer, &e))?;
+        Ok(created.job.into())
+    }
+
     /// A request, repeated until it is answered or patience ends; the peer must treat repetitions
     /// as one.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn insist(
-        &self,
-        peer: &str,
-        request: impl Fn(&Client) -> RequestBuilder,
-        max: usize,
-    ) -> Result<Bytes, CallError> {
+    pub async fn insist(&self, peer: &str, ask: &Ask, max: usize) -> Result<Bytes, CallError> {
         let (start, mut backoff) = (Instant::now(), Backoff::new());
         loop {
-            match self.once(peer, &request, max).await {
+            match self.once(peer, ask, max).await {
                 Err(error) if error.is_transient() && start.elapsed() < self.patience => {
                     tracing::debug!(%error, "trying again");
                     backoff.wait().await;

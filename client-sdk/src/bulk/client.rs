@@ -143,13 +143,18 @@ async fn upload_once(
             return send(how, complete, MAX_ANSWER_BYTES).await;
         }
         let count = reader.bulk().leaves().len() as u64;
-        let indices = needed.missing.iter().flat_map(|(from, to)| *from..(*to).min(count));
+        let indices = needed.missing.into_iter().flat_map(move |(from, to)| from..to.min(count));
+        // Each transfer owns what it uses: borrowed, the whole could not move between threads.
+        let put = (client.clone(), base_url.to_owned(), reader.clone(), how.clone());
         stream::iter(indices)
-            .map(|index| async move {
-                let chunk = reader.chunk(index).await?;
-                let url = format!("{base_url}/chunks/{index}");
-                let put = || client.put(&url).body(chunk.clone());
-                send(how, put, MAX_ANSWER_BYTES).await.map(drop)
+            .map(move |index| {
+                let (client, base, reader, how) = put.clone();
+                async move {
+                    let chunk = reader.chunk(index).await?;
+                    let url = format!("{base}/chunks/{index}");
+                    let put = || client.put(&url).body(chunk.clone());
+                    send(&how, put, MAX_ANSWER_BYTES).await.map(drop)
+                }
             })
             .buffer_unordered(how.concurrency.max(1))
             .try_collect::<()>()
@@ -184,12 +189,17 @@ pub async fn download(
     let leaves = send(how, ask, leaves_len).await?;
     let bulk = Bulk::parse(*expected, expected.len, &leaves)?;
     let spool = Spool::open(blobs, namespace, bulk).await?;
-    let (this, indices) = (&spool, spool.missing(usize::MAX));
-    stream::iter(indices.into_iter().flat_map(|(from, to)| from..to))
-        .map(|index| async move {
-            let url = format!("{base_url}/chunks/{index}");
-            let chunk = send(how, || client.get(&url), this.bulk().chunk_len(index)?).await?;
-            this.put(index, chunk).await
+    let indices = spool.missing(usize::MAX).into_iter().flat_map(|(from, to)| from..to);
+    // As above.
+    let fetch = (client.clone(), base_url.to_owned(), spool.clone(), how.clone());
+    stream::iter(indices)
+        .map(move |index| {
+            let (client, base, spool, how) = fetch.clone();
+            async move {
+                let url = format!("{base}/chunks/{index}");
+                let chunk = send(&how, || client.get(&url), spool.bulk().chunk_len(index)?).await?;
+                spool.put(index, chunk).await
+            }
         })
         .buffer_unordered(how.concurrency.max(1))
         .try_collect::<()>()

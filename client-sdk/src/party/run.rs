@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use quorate_crypto::keys::KeyBinding;
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
@@ -34,7 +33,7 @@ use crate::engine::{
 };
 use crate::store::{Batch, StoreError};
 use crate::trainer::LocalTraining;
-use crate::transport::{Backoff, CallError};
+use crate::transport::{Ask, Backoff, CallError};
 
 const MACHINE: &str = "party";
 /// Leaf lists of stored vectors, by namespace and root.
@@ -160,10 +159,11 @@ impl<'a> Run<'a> {
             })
         });
         let certificates = certificates.collect::<Result<Vec<_>, _>>()?;
-        let body = Bytes::from(self.join_bytes(certificates));
-        let url = format!("{}/parties", self.party.job_url(&self.job));
-        let post = |client: &reqwest::Client| client.post(&url).body(body.clone());
-        match self.party.http.insist(AGGREGATOR, post, MAX_MESSAGE_BYTES).await {
+        let ask = Ask::post(
+            format!("{}/parties", self.party.job_url(&self.job)),
+            self.join_bytes(certificates),
+        );
+        match self.party.http.insist(AGGREGATOR, &ask, MAX_MESSAGE_BYTES).await {
             // The job is over, as the next view will say.
             Err(error) if error.is(Code::WrongState) => Ok(()),
             done => Ok(done.map(drop)?),
@@ -186,10 +186,9 @@ impl<'a> Run<'a> {
     ) -> Result<PartyView, PartyError> {
         let results = usize::try_from(results).unwrap_or(usize::MAX);
         let query = ViewQuery { results, open, wait_ms };
-        let url = format!("{}/view", self.party.job_url(&self.job));
-        let get = |client: &reqwest::Client| client.get(&url).query(&query);
+        let ask = Ask::view(format!("{}/view", self.party.job_url(&self.job)), query);
         let sent = now_ms();
-        let answer = self.party.http.insist(AGGREGATOR, get, MAX_MESSAGE_BYTES).await?;
+        let answer = self.party.http.insist(AGGREGATOR, &ask, MAX_MESSAGE_BYTES).await?;
         let view: PartyView = decode(&answer).map_err(|e| CallError::bad_answer(AGGREGATOR, &e))?;
         self.party.check_clock(AGGREGATOR, sent, view.now_ms);
         Ok(view)
@@ -500,6 +499,7 @@ impl<'a> Run<'a> {
                     return Ok(true);
                 }
                 // Too late, or not wanted: the next attempt or result will tell.
+                self.ask_in().await?;
                 let detail = error.to_string();
                 let code = match error {
                     CallError::Refused { problem, .. } => problem.code,

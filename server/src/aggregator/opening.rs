@@ -94,7 +94,7 @@ async fn compute(
     let state = state_before(store, job, manifest, before, work.round).await?;
     let reader = BulkReader::new(store.blobs(), &space, sum.clone());
     let next = advance(manifest, &state, work.round, work.ciphertexts.len(), &reader).await?;
-    Ok((sum, next.hash()))
+    Ok((sum, next.hash))
 }
 
 fn stored(

@@ -5,6 +5,8 @@ mod client;
 mod demo;
 mod facts;
 mod job;
+mod key;
+mod party;
 mod plain;
 mod serve;
 
@@ -36,8 +38,12 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Train in the clear over recorded sets and print the model's hash.
     Plain(plain::PlainArgs),
+    /// Take part in a job with the data of a CSV file.
+    Party(party::PartyArgs),
     /// Create, list, show, watch and cancel jobs, and fetch their results.
     Job(job::JobArgs),
+    /// Rotate or show a party's keys.
+    Key(key::KeyArgs),
     /// Print what each protocol and scheme promises.
     Cards(cards::CardsArgs),
     /// Print the log of facts of a service.
@@ -58,6 +64,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Aggregator(args) => serve::aggregator(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Plain(args) => plain::run(&args),
+        Command::Party(args) => party::run(args).await,
+        Command::Key(args) => key::run(args).await,
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
         Command::Facts(args) => facts::run(args).await,

@@ -1,0 +1,193 @@
+//! `quorate party`: one party on one CSV file.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use quorate_client::api::{Hex32, JobOutcome, JobStatus};
+use quorate_client::party::{Party, PartyConfig, PartyEvent};
+use quorate_client::trainer::CsvTrainer;
+use quorate_protocols::job::Minima;
+use quorate_protocols::wire::Name;
+
+use crate::http::serve::signals;
+
+/// How often the list of jobs is read while there is none to join.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Arguments of `quorate party`.
+#[derive(Debug, Args)]
+pub(super) struct PartyArgs {
+    /// Its id, as rosters name it.
+    #[arg(long)]
+    name: String,
+    /// Tenant it expects; the aggregator's if not given.
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Address of the aggregator.
+    #[arg(long, env = "QUORATE_AGGREGATOR", default_value = "http://127.0.0.1:7100")]
+    aggregator: String,
+    /// Address of an authority to enrol at, 1 to 4 times; a job's must be among them.
+    #[arg(long = "authority", value_name = "URL", required = true)]
+    authorities: Vec<String>,
+    /// Folder of the store, which holds its keys; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// Its data: a table with a header to train on, or for plain sums a line of integers per round.
+    #[arg(long, value_name = "FILE.csv")]
+    data: PathBuf,
+    /// The job to take part in.
+    #[arg(long, required_unless_present = "any", conflicts_with = "any")]
+    job: Option<Hex32>,
+    /// Take part in the first job that has not ended, waiting for one.
+    #[arg(long)]
+    any: bool,
+    /// Least k_min it accepts.
+    #[arg(long, default_value_t = 2)]
+    min_k: u32,
+    /// Least c it accepts.
+    #[arg(long, default_value_t = 0)]
+    min_colluders: u32,
+    /// Least number of authorities it accepts.
+    #[arg(long, default_value_t = 1)]
+    min_authorities: u32,
+    /// How long an unreachable service is tried again, in seconds.
+    #[arg(long, default_value_t = 600)]
+    patience: u64,
+    /// Progress as one JSON object per line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Takes part in one job until it ends; stops cleanly on SIGTERM and SIGINT, to be started again.
+///
+/// # Errors
+/// What kept the party from finishing.
+pub(super) async fn run(args: PartyArgs) -> anyhow::Result<()> {
+    tokio::select! {
+        done = take_part(args) => done,
+        // Training may hold a thread for long; all that counts is stored already.
+        () = signals()? => std::process::exit(0),
+    }
+}
+
+async fn take_part(args: PartyArgs) -> anyhow::Result<()> {
+    if !args.data.is_file() {
+        bail!("there is no file {}", args.data.display());
+    }
+    let mut config = PartyConfig::new(&args.name, &args.aggregator, &args.store)?
+        .on_event(if args.json { print_json } else { print_line });
+    config.tenant = args.tenant.as_deref().map(Name::new).transpose()?;
+    config.authorities = args.authorities;
+    config.patience = Duration::from_secs(args.patience);
+    config.minima = Minima {
+        k_min: args.min_k,
+        colluders: args.min_colluders,
+        authorities: args.min_authorities,
+        accepted: Vec::new(),
+    };
+    let name = config.name.clone();
+    let party = Party::connect(config).await.context("cannot connect")?;
+    let job = match args.job {
+        Some(job) => job,
+        None => first_open(&party).await?,
+    };
+    let finished = party.run(job.into(), CsvTrainer::new(name, args.data)).await?;
+    match JobOutcome::from(&finished.outcome) {
+        JobOutcome::Done => Ok(()),
+        JobOutcome::Cancelled => bail!("the job was cancelled"),
+        JobOutcome::Failed { code, detail } => bail!("the job failed: {code}: {detail}"),
+    }
+}
+
+/// The first job that has not ended.
+async fn first_open(party: &Party) -> anyhow::Result<Hex32> {
+    loop {
+        let jobs: Vec<JobStatus> = party.jobs().await?;
+        if let Some(job) = jobs.iter().find(|job| job.outcome.is_none()) {
+            return Ok(job.job);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// A closed pipe ends the printing, not the party.
+fn print(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn print_json(event: &PartyEvent) {
+    if let Ok(line) = serde_json::to_string(event) {
+        print(&line);
+    }
+}
+
+fn print_line(event: &PartyEvent) {
+    print(&line(event));
+}
+
+/// An event in words.
+fn line(event: &PartyEvent) -> String {
+    match event {
+        PartyEvent::Connected { party, epoch } => {
+            format!("{party}: enrolled, key epoch {epoch}")
+        }
+        PartyEvent::ClockSkew { peer, skew_ms } => {
+            let seconds = skew_ms / 1000;
+            format!("warning: the clock of {peer} is {seconds} s off ours; check both")
+        }
+        PartyEvent::Joined { job, title, round, rounds } => {
+            format!("job {job} ({title:?}): round {round} of {rounds} is next")
+        }
+        PartyEvent::RoundEntered { round, attempt: 0 } => format!("round {round}: opened"),
+        PartyEvent::RoundEntered { round, attempt } => {
+            format!("round {round}: opened again, attempt {attempt}")
+        }
+        PartyEvent::Trained { round, ms } => format!("round {round}: trained in {ms} ms"),
+        PartyEvent::Sealed { round, bytes, ms } => {
+            format!("round {round}: encrypted to {bytes} bytes in {ms} ms")
+        }
+        PartyEvent::Receipt { round, bytes, ms } => {
+            format!("round {round}: {bytes} bytes submitted in {ms} ms, receipt checked")
+        }
+        PartyEvent::Result { round, members, included, rows, loss, .. } => {
+            let rows = rows.map_or(String::new(), |rows| format!(", {rows} rows"));
+            let loss = loss.map_or(String::new(), |loss| format!(", loss {loss:.5}"));
+            let missed = if *included { "" } else { ", without us" };
+            format!("round {round}: sum of {members} parties{rows}{loss}{missed}")
+        }
+        PartyEvent::Refused { code, detail } => format!("refused: {code}: {detail}"),
+        PartyEvent::Waiting { why } => format!("waiting: {why}"),
+        PartyEvent::Finished { outcome: JobOutcome::Done, rounds, state } => {
+            format!("done after {rounds} rounds, model {state}")
+        }
+        PartyEvent::Finished { outcome, rounds, .. } => {
+            format!("ended after {rounds} rounds: {outcome:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_read_as_sentences() {
+        let event = PartyEvent::Result {
+            round: 3,
+            attempt: 0,
+            members: 4,
+            included: false,
+            rows: Some(100),
+            loss: Some(0.25),
+            state: None,
+        };
+        assert_eq!(line(&event), "round 3: sum of 4 parties, 100 rows, loss 0.25000, without us");
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!((json["event"].as_str(), json["members"].as_u64()), (Some("result"), Some(4)));
+    }
+}
