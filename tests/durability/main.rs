@@ -5,6 +5,8 @@
 mod powerloss;
 mod workload;
 
+use std::io::{IoSlice, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,6 +22,14 @@ const CHILD: &str = "POWERLOSS_CHILD";
 #[test]
 fn child() {
     let Ok(task) = std::env::var(CHILD) else { return };
+    if task == "socket" {
+        let (mut here, _there) = UnixStream::pair().unwrap();
+        here.write_all(b"before").unwrap();
+        std::fs::write(Path::new(&std::env::var("POWERLOSS_ROOT").unwrap()).join("f"), "x")
+            .unwrap();
+        assert_eq!(here.write_vectored(&[IoSlice::new(b"after")]).unwrap(), 5);
+        return;
+    }
     let (until, dir) = task.split_once(' ').unwrap();
     let ack = std::env::var("POWERLOSS_ACK").unwrap();
     runtime().block_on(workload::run(Path::new(dir), Path::new(&ack), until.parse().unwrap()));
@@ -54,13 +64,18 @@ impl Bench {
         self.temp.path().canonicalize().unwrap().join(format!("{}{name}", self.generation))
     }
 
+    /// This binary as the watched process.
+    fn child(&self, task: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "child", "--nocapture"]).stdout(Stdio::null()).env(CHILD, task);
+        let (root, ack) = (self.path(""), self.path(".ack"));
+        self.shim.watch(&mut command, &root, &self.path(".journal"), &ack);
+        command
+    }
+
     /// Runs the workload to step `until`, or kills it after `kill_at` records of the journal.
     fn run(&self, until: u64, kill_at: Option<u64>) {
-        let (root, ack) = (self.path(""), self.path(".ack"));
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "child", "--nocapture"]).stdout(Stdio::null());
-        command.env(CHILD, format!("{until} {}", root.display()));
-        self.shim.watch(&mut command, &root, &self.path(".journal"), &ack);
+        let mut command = self.child(&format!("{until} {}", self.path("").display()));
         if let Some(records) = kill_at {
             command.env("POWERLOSS_KILL_AT", records.to_string());
         }
@@ -109,6 +124,18 @@ impl Bench {
 
 fn honest(cut: usize, unsynced: Unsynced) -> Loss {
     Loss { cut, unsynced, lies: |_| false }
+}
+
+#[test]
+fn what_leaves_by_a_socket_is_in_order_with_writes() {
+    let bench = Bench::new();
+    assert!(bench.child("socket").env("POWERLOSS_SOCKETS", "1").status().unwrap().success());
+    let journal = bench.journal();
+    assert!(journal.sent(journal.len()).eq([&b"before"[..], b"after"]));
+    let cut = (0..).find(|cut| journal.sent(*cut).count() == 2).unwrap() - 1;
+    let into = bench.temp.path().join("rebuilt");
+    journal.rebuild(None, honest(cut, Unsynced::Kept), &into);
+    assert_eq!(tree(&into)["f"].as_deref(), Some(&b"x"[..]));
 }
 
 #[test]

@@ -58,7 +58,7 @@ enum Record {
     MakeDir { path: String },
     RemoveDir { path: String },
     Ack { data: Vec<u8> },
-    Sent,
+    Sent { data: Vec<u8> },
 }
 
 /// What a process, or several in turn, did to a folder.
@@ -112,6 +112,15 @@ impl Journal {
             _ => None,
         });
         acks.collect()
+    }
+
+    /// The start of each message that left by a socket before record `cut`; the process must have
+    /// been watched with `POWERLOSS_SOCKETS` set.
+    pub(crate) fn sent(&self, cut: usize) -> impl Iterator<Item = &[u8]> {
+        self.records[..cut].iter().filter_map(|record| match record {
+            Record::Sent { data } => Some(data.as_slice()),
+            _ => None,
+        })
     }
 
     /// Positions right after each acknowledgement.
@@ -172,7 +181,7 @@ fn next_record(rest: &mut &[u8]) -> Option<Record> {
         9 => Record::MakeDir { path },
         10 => Record::RemoveDir { path },
         11 => Record::Ack { data: data.to_vec() },
-        12 => Record::Sent,
+        12 => Record::Sent { data: data.to_vec() },
         kind => panic!("call outside the model ({kind}): {path} {}", to()),
     })
 }
@@ -290,7 +299,7 @@ impl Disk {
                 self.change(vec![(path.clone(), None)]);
             }
             Record::MakeDir { path } => self.change(vec![(path.clone(), Some(Node::Dir))]),
-            Record::Ack { .. } | Record::Sent => {}
+            Record::Ack { .. } | Record::Sent { .. } => {}
         }
     }
 

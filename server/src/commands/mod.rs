@@ -34,12 +34,17 @@ enum Command {
     Authority(serve::AuthorityArgs),
     /// Run the aggregator.
     Aggregator(serve::AggregatorArgs),
+    /// Take part in a job with the data of a CSV file.
+    Party(party::PartyArgs),
     /// Train one model at several banks on this machine, with faults.
     Demo(demo::DemoArgs),
     /// Train in the clear over recorded sets and print the model's hash.
     Plain(plain::PlainArgs),
-    /// Take part in a job with the data of a CSV file.
-    Party(party::PartyArgs),
+    /// Measure one secure sum on one core.
+    Bench {
+        #[command(subcommand)]
+        what: BenchCommand,
+    },
     /// Create, list, show, watch and cancel jobs, and fetch their results.
     Job(job::JobArgs),
     /// Rotate or show a party's keys.
@@ -48,6 +53,12 @@ enum Command {
     Cards(cards::CardsArgs),
     /// Print the log of facts of a service.
     Facts(facts::FactsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// One sum under one scheme, with the bare primitives beside it.
+    Sum(crate::bench::BenchSum),
 }
 
 /// Runs the command line.
@@ -62,10 +73,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Authority(args) => serve::authority(args).await,
         Command::Aggregator(args) => serve::aggregator(args).await,
-        Command::Demo(args) => demo::run(args).await,
-        Command::Plain(args) => plain::run(&args),
         Command::Party(args) => party::run(args).await,
         Command::Key(args) => key::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Plain(args) => plain::run(&args),
+        Command::Bench { what: BenchCommand::Sum(args) } => crate::bench::run(&args),
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
         Command::Facts(args) => facts::run(args).await,
