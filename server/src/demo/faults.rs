@@ -73,25 +73,25 @@ impl Faults {
         let mut said = Vec::new();
         while let Some(fault) = self.coming.first().copied().filter(|fault| fault.due(status)) {
             self.coming.remove(0);
-            said.push(fault.happen(fleet).await?);
+            said.push(fault.happen(fleet, status.round).await?);
         }
         Ok(said)
     }
 }
 
 impl Fault {
-    /// Kills come in the middle of a round, not before it opened.
+    /// Kills come in the middle of a round: the aggregator's once it holds a submission.
     fn due(&self, status: &JobStatus) -> bool {
-        let middle = match self.what {
+        let moment = match self.what {
             What::Join(_) | What::Return(_) => true,
             What::Drop(_) => status.phase == "Collecting",
-            What::Aggregator => status.phase == "Collecting" && !status.submitted.is_empty(),
+            What::Aggregator => !status.submitted.is_empty(),
         };
-        status.round > self.round || status.round == self.round && middle
+        status.round >= self.round && moment
     }
 
-    async fn happen(self, fleet: &mut Fleet) -> anyhow::Result<String> {
-        let (Fleet { banks, aggregator, .. }, round) = (fleet, self.round);
+    async fn happen(self, fleet: &mut Fleet, round: u32) -> anyhow::Result<String> {
+        let Fleet { banks, aggregator, .. } = fleet;
         let (service, did) = match self.what {
             What::Join(bank) => (banks.get_mut(bank), "joins late"),
             What::Drop(bank) => (banks.get_mut(bank), "drops out (SIGKILL)"),

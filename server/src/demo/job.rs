@@ -22,6 +22,9 @@ use serde::de::DeserializeOwned;
 /// Longest time for one request.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Longest time until an aggregator has met its authorities.
+const READY: Duration = Duration::from_secs(30);
+
 /// Longest time until every authority approved a job.
 const APPROVAL: Duration = Duration::from_secs(30);
 
@@ -68,11 +71,18 @@ impl Aggregator {
         Ok(Self { http, base: base.to_owned() })
     }
 
-    /// Creates a job and returns its id.
+    /// Creates a job, once the aggregator is ready, and returns its id.
     ///
     /// # Errors
-    /// When the aggregator refuses, with its reason, or cannot be reached.
+    /// When the aggregator refuses, with its reason, cannot be reached, or is not ready in time.
     pub async fn create(&self, spec: &JobSpec) -> anyhow::Result<Hex32> {
+        let give_up = Instant::now() + READY;
+        while let Err(error) = body(self.get("/readyz").send().await?, MAX_JSON_BYTES).await {
+            if Instant::now() > give_up {
+                return Err(error.context("the aggregator is not ready"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let request = self.http.post(format!("{}/v1/jobs", self.base)).json(spec);
         let created: JobCreated = json(request).await.context("the job was not created")?;
         Ok(created.job)

@@ -4,7 +4,7 @@
 //! Every job must finish with the exact sums, and the bytes on the wire must hold one functional key
 //! per label and authority and one opened attempt per round.
 //!
-//! `QUORATE_CRASH_JOBS` (default 3) and `QUORATE_CRASH_SEED` choose how many jobs and which moments.
+//! `QUORATE_CRASH_JOBS` (default 20) and `QUORATE_CRASH_SEED` choose how many jobs and which moments.
 
 mod proxy;
 
@@ -43,7 +43,7 @@ async fn killed_services_lose_nothing_and_open_every_round_once() -> anyhow::Res
         Ok(text) => text.parse::<u64>().with_context(|| format!("{name}={text:?}")),
         Err(_) => Ok(default),
     };
-    let (jobs, seed) = (setting("QUORATE_CRASH_JOBS", 3)?, setting("QUORATE_CRASH_SEED", 1)?);
+    let (jobs, seed) = (setting("QUORATE_CRASH_JOBS", 20)?, setting("QUORATE_CRASH_SEED", 1)?);
     let folder = tempfile::tempdir()?;
     let done = Crash::start(folder.path(), seed).await?.run(jobs).await;
     if done.is_err() {
