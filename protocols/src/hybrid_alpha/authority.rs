@@ -102,6 +102,7 @@ struct Released {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "one per round, and most end as the larger one")]
 enum Live {
     Promised(Promised),
     Released(Released),

@@ -21,6 +21,9 @@ use crate::wire::{Signed, decode, encode};
 /// The three moments at which a driver dies.
 pub const CRASHES: [&str; 3] = ["crash before commit", "crash before send", "crash after send"];
 
+/// An encoded message, with the bytes of a functional key if it describes one.
+type Answer = (Vec<u8>, Option<Vec<u8>>);
+
 /// Encodes a state, and proves that it reads back as itself.
 fn stored<T: Serialize + DeserializeOwned>(value: &T) -> Vec<u8> {
     let bytes = encode(value);
@@ -184,7 +187,9 @@ impl World {
             return None;
         }
         let model = if job.results().len() > before { next_model.unwrap() } else { model };
-        self.over = job.outcome().is_some();
+        if job.outcome().is_some() {
+            self.over();
+        }
         self.processes.get_mut(&node).unwrap().disk.state = Some(stored(&(job, model)));
         let refused = self.facts("aggregator", &outputs);
         if crash == Some(1) {
@@ -390,11 +395,7 @@ impl World {
     // --- authority ---
 
     /// Hands a request to an authority; its answers, unless it died before it sent them.
-    pub(super) fn authority_request(
-        &mut self,
-        a: usize,
-        bytes: &[u8],
-    ) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+    pub(super) fn authority_request(&mut self, a: usize, bytes: &[u8]) -> Option<Vec<Answer>> {
         let node = Node::Authority(a);
         let message = Message::from_wire(bytes).unwrap();
         if self.processes[&node].disk.state.is_none() {
@@ -418,7 +419,7 @@ impl World {
         a: usize,
         event: authority::Event,
         request: &[u8],
-    ) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+    ) -> Option<Vec<Answer>> {
         let node = Node::Authority(a);
         let job: AuthorityJob = decode(self.processes[&node].disk.state.as_ref()?).unwrap();
         let crash = self.crash_point();
@@ -441,7 +442,7 @@ impl World {
         job: &AuthorityJob,
         outputs: Vec<authority::AuthorityOutput>,
         request: &[u8],
-    ) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+    ) -> Option<Vec<Answer>> {
         let node = Node::Authority(a);
         if crash == Some(0) {
             self.crash(node, CRASHES[0]);
@@ -495,7 +496,7 @@ impl World {
         a: usize,
         bytes: Vec<u8>,
         key: Option<Vec<u8>>,
-    ) -> (Vec<u8>, Option<Vec<u8>>) {
+    ) -> Answer {
         let message = Message::from_wire(&bytes).unwrap();
         let lied = lie.answer(&self.lab, a, &message, key.as_deref());
         lied.unwrap_or((bytes, key))

@@ -374,7 +374,7 @@ fn manifest(
             seed,
         }),
     };
-    let small = size.kind == Kind::Sum && seed % 2 == 0;
+    let small = size.kind == Kind::Sum && seed.is_multiple_of(2);
     Manifest {
         version: MANIFEST_VERSION,
         tenant: name("lab"),
@@ -392,7 +392,7 @@ fn manifest(
             .collect(),
         protocol: PROTOCOL_ID,
         scheme: size.scheme,
-        suite: if seed % 3 == 0 { PadSuite::ChaCha20 } else { PadSuite::Aes256Ctr },
+        suite: if seed.is_multiple_of(3) { PadSuite::ChaCha20 } else { PadSuite::Aes256Ctr },
         ring: if small { Ring::Z32 } else { Ring::Z64 },
         code: FixedPoint { frac_bits: 20, clip: 8.0 },
         max_parties: size.parties,

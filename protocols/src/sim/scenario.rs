@@ -9,8 +9,10 @@ use super::lab::{Kind, Size, context, entry, name};
 use super::stage::{Stage, Submission, indicator};
 use crate::checks::Check;
 use crate::hybrid_alpha::aggregator::{self, AggregatorJob};
+use crate::hybrid_alpha::authority::AuthorityJob;
 use crate::hybrid_alpha::messages::{Freeze, Message, RoundOpen, SubmitHeader};
-use crate::job::{Minima, roster_root};
+use crate::hybrid_alpha::party::PartyJob;
+use crate::job::{JobPackage, Minima, roster_root};
 use crate::machine::{Output, Peer};
 use crate::payload::{OpenedSum, PayloadKind};
 use crate::refusal::{Code, Culprit, Refusal};
@@ -358,13 +360,26 @@ pub fn manifest_below_the_minima() -> Result<(), String> {
         Minima { authorities: 3, ..Minima::default() },
         Minima { accepted, ..Minima::default() },
     ];
-    for minima in minima {
-        match minima.check(manifest) {
-            Err(refusal) if refusal.code == Code::BelowMinima => {}
-            other => return Err(format!("{minima:?}: {other:?}")),
-        }
+    let package = JobPackage {
+        manifest: manifest.clone(),
+        approvals: stage.authorities.iter().map(|a| a.approval().signed().clone()).collect(),
+    };
+    let (me, state) = (&stage.lab.parties[0].entry, stage.model.hash());
+    let keys = &stage.lab.authorities[0];
+    let mut rng = super::lab::stream(3, "minima", &[]);
+    let below = |outcome: Result<(), Refusal>, minima: &Minima| match outcome {
+        Err(refusal) if refusal.code == Code::BelowMinima => Ok(()),
+        other => Err(format!("{minima:?}: {other:?}")),
+    };
+    for minima in &minima {
+        below(PartyJob::join(me.clone(), minima, &package, state).map(|_| ()), minima)?;
+        let cx = context(1, &keys.identity, &mut rng);
+        let approved = AuthorityJob::register(&cx, &keys.name, 1, minima, manifest.clone());
+        below(approved.map(|_| ()), minima)?;
     }
-    Minima::default().check(manifest).map_err(|e| e.to_string())
+    PartyJob::join(me.clone(), &Minima::default(), &package, state)
+        .map(|_| ())
+        .map_err(|e| e.to_string())
 }
 
 /// F2 over rounds: the adversary says that training stood still, so that the parties train on the

@@ -222,8 +222,8 @@ pub struct World {
     items: BTreeMap<u64, Item>,
     count: u64,
     cancelled: bool,
-    /// The job's outcome is committed.
-    pub(super) over: bool,
+    /// When the job's outcome was committed.
+    over_ms: Option<u64>,
 }
 
 impl core::fmt::Debug for World {
@@ -234,6 +234,8 @@ impl core::fmt::Debug for World {
 
 /// Simulated time of the start.
 pub const START_MS: u64 = 1_000_000;
+/// How long a run goes on after its job ended.
+const LINGER_MS: u64 = 150;
 /// Longest run.
 const END_MS: u64 = START_MS + 120_000;
 
@@ -272,7 +274,7 @@ impl World {
             items: BTreeMap::new(),
             count: 0,
             cancelled: false,
-            over: false,
+            over_ms: None,
             rng,
         };
         world.plan();
@@ -454,7 +456,7 @@ impl World {
             self.now_ms = time;
             self.audit.now_ms = time - START_MS;
             self.step(item);
-            if !self.audit.violations.is_empty() || (self.over && self.settled()) {
+            if !self.audit.violations.is_empty() || (self.over_ms.is_some() && self.settled()) {
                 break;
             }
         }
@@ -521,6 +523,19 @@ impl World {
         }
     }
 
+    /// The job's outcome is committed. An operator who has not seen it may still cancel.
+    pub(super) fn over(&mut self) {
+        if self.over_ms.is_none() {
+            self.over_ms = Some(self.now_ms);
+            if self.trouble > 0 {
+                for _ in 0..draw(&mut self.rng, 0, 2) {
+                    let when = draw(&mut self.rng, 5, LINGER_MS);
+                    self.at(when, Item::Cancel);
+                }
+            }
+        }
+    }
+
     /// The job is over and everyone who is up has heard of it.
     fn settled(&self) -> bool {
         let process = &self.processes[&Node::Aggregator];
@@ -530,7 +545,8 @@ impl World {
         if job.outcome().is_none() {
             return false;
         }
-        if self.now_ms < self.calm_ms && self.trouble > 0 && self.count % 7 != 0 {
+        // Stale messages still arrive at a finished job for a while.
+        if self.trouble > 0 && self.now_ms < self.over_ms.unwrap_or(0) + LINGER_MS {
             return false;
         }
         let opened = job.results().len();
