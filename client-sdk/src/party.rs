@@ -415,7 +415,7 @@ impl Party {
         trainer: impl LocalTraining + 'static,
     ) -> Result<Finished, PartyError> {
         let mut run = run::Run::load_or_join(&self.inner, job.into()).await?;
-        run.to_end(Box::new(trainer)).await
+        run.until_end(Box::new(trainer)).await
     }
 
     /// Takes part in a job of plain sums with the vector that `vector` returns for each round, and
@@ -430,7 +430,7 @@ impl Party {
         vector: impl FnMut(u32) -> anyhow::Result<Vec<i64>> + Send + 'static,
     ) -> Result<Vec<SumResult>, PartyError> {
         let mut run = run::Run::load_or_join(&self.inner, job.into()).await?;
-        let finished = run.to_end(Box::new(Vectors(vector))).await?;
+        let finished = run.until_end(Box::new(Vectors(vector))).await?;
         if finished.outcome != Outcome::Done {
             return Err(PartyError::Ended((&finished.outcome).into()));
         }

@@ -28,7 +28,9 @@ impl Drop for Contribution {
 
 /// Computes a party's contributions; runs on a thread of its own and may take its time.
 ///
-/// After a crash a round's contribution may be asked for again; once it is stored, never.
+/// After a crash a round's contribution may be asked for again; once it is stored, never. A
+/// contribution to a job may not repeat an earlier one to the bit: with that of a trained model the
+/// party sits the round out, with that of a plain sum its run ends.
 pub trait LocalTraining: Send {
     /// The contribution to round `round`, starting from `state`.
     ///
@@ -121,5 +123,24 @@ impl LocalTraining for CsvTrainer {
         let (workload, code) = (&job.workload, &job.code);
         let (rows, body) = train::contribution(workload, code, state, rows, party.as_str(), round)?;
         Ok(Contribution { rows, body })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_integers_per_round() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vectors.csv");
+        fs::write(&path, "1, -2,3\n4,5\n6,x\n").unwrap();
+        let trainer = CsvTrainer::new(Name::new("p").unwrap(), &path);
+        assert_eq!(trainer.vector(0).unwrap(), [1, -2, 3]);
+        assert_eq!(trainer.vector(1).unwrap(), [4, 5]);
+        assert!(trainer.vector(2).unwrap_err().to_string().contains("line 3"));
+        assert!(trainer.vector(3).unwrap_err().to_string().contains("round 3"));
     }
 }

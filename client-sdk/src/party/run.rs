@@ -61,6 +61,8 @@ pub(super) struct Run<'a> {
     model: Arc<ModelState>,
     /// The open attempt as last handled: its label, and whether it was entered.
     open: Option<(Label, bool)>,
+    /// A round this party has nothing new for.
+    sits_out: Option<u32>,
     backoff: Backoff,
 }
 
@@ -111,11 +113,12 @@ impl<'a> Run<'a> {
         let manifest = Arc::new(machine.manifest().clone());
         let model = Arc::new(ModelState::initial(&manifest.workload, &manifest.code));
         let (id, backoff) = (job.to_string(), Backoff::new());
-        Self { party, job, id, manifest, machine, version, model, open: None, backoff }
+        let (open, sits_out) = (None, None);
+        Self { party, job, id, manifest, machine, version, model, open, sits_out, backoff }
     }
 
     /// Takes part until the job ends.
-    pub(super) async fn to_end(
+    pub(super) async fn until_end(
         &mut self,
         mut trainer: Box<dyn LocalTraining>,
     ) -> Result<Finished, PartyError> {
@@ -399,7 +402,7 @@ impl<'a> Run<'a> {
         let entered = self.open.is_some_and(|(label, entered)| entered && Some(label) == open);
         let output = self.machine.requests().into_iter().next().filter(|_| entered);
         let busy = match output {
-            Some(Output::Work(PartyWork::Train { round, .. })) => {
+            Some(Output::Work(PartyWork::Train { round, .. })) if self.sits_out != Some(round) => {
                 return Ok((true, self.train(trainer, round).await?));
             }
             Some(Output::Work(PartyWork::Seal { round, label, nonce, plaintext })) => {
@@ -435,6 +438,13 @@ impl<'a> Run<'a> {
         drop(bytes);
         let event = Event::Trained { round, plaintext: bulk_ref(&bulk) };
         if let Some(refusal) = self.apply(event, keep(&space, &bulk)).await? {
+            // Training that has converged here repeats its update to the bit. It stands behind a
+            // sum already, so it enters no second one: this party sits the round out.
+            let trains = self.manifest.workload.purpose(round) == Some(Purpose::Train);
+            if trains && refusal.code == Code::LabelReuse {
+                self.sits_out = Some(round);
+                return Ok(trainer);
+            }
             return Err(refusal.into());
         }
         let ms = elapsed_ms(start);

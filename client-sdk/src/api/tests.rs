@@ -1,0 +1,68 @@
+use super::*;
+
+fn spec() -> serde_json::Value {
+    serde_json::json!({
+        "title": "totals", "max_parties": 5, "quorum": 3,
+        "sum": {"dim": 12, "max_abs": 1000}
+    })
+}
+
+fn manifest(value: &serde_json::Value) -> Result<Manifest, Refusal> {
+    let spec: JobSpec = from_json(value.to_string().as_bytes())?;
+    let key = |name: &str, byte: u8| AuthorityKey {
+        name: Name::new(name).unwrap(),
+        epoch: 0,
+        verify: VerifyKey([byte; 32]),
+        exchange: ExchangeKey([byte; 32]),
+    };
+    let authorities = vec![key("b", 2), key("a", 1)];
+    spec.into_manifest(Name::new("t").unwrap(), VerifyKey([9; 32]), authorities, [7; 16])
+}
+
+#[test]
+fn a_short_spec_becomes_a_checked_manifest() {
+    let manifest = manifest(&spec()).unwrap();
+    assert_eq!(manifest.workload, Workload::Sum { dim: 12, rounds: 1, max_abs: 1000 });
+    assert_eq!((manifest.scheme, manifest.ring, manifest.k_min), (1, Ring::Z64, 2));
+    assert_eq!(manifest.authorities[0].name.as_str(), "a");
+    assert_eq!(manifest.deadlines.grace_ms, 5000);
+}
+
+#[test]
+fn a_wrong_setting_is_refused_by_name() {
+    type Spoil = fn(&mut serde_json::Value);
+    let cases: [(Spoil, &str); 9] = [
+        (|s| s["privacy"] = serde_json::json!({"epsilon": 1}), "[privacy]"),
+        (|s| s["quorom"] = 3.into(), "quorom"),
+        (|s| s["sum"]["dims"] = 3.into(), "dims"),
+        (|s| drop(s.as_object_mut().unwrap().remove("sum")), "exactly one"),
+        (|s| s["scheme"] = "mife-ref".into(), "ddh-mcfe"),
+        (|s| s["ring"] = 48.into(), "48"),
+        (|s| s["suite"] = "rc4".into(), "rc4"),
+        (|s| s["grace_seconds"] = (-1).into(), "grace_seconds"),
+        (|s| s["quorum"] = 6.into(), "max_parties"),
+    ];
+    for (spoil, word) in cases {
+        let mut value = spec();
+        spoil(&mut value);
+        let refusal = manifest(&value).unwrap_err();
+        assert!(refusal.detail.contains(word), "{refusal}");
+    }
+}
+
+#[test]
+fn hex_has_one_spelling() {
+    let text = "ab".repeat(32);
+    assert_eq!(text.parse::<Hex32>().unwrap().to_string(), text);
+    for bad in [text.to_uppercase(), "ab".repeat(31), "zz".repeat(32), String::new()] {
+        assert_eq!(bad.parse::<Hex32>().unwrap_err().code, Code::Malformed);
+    }
+}
+
+#[test]
+fn outcomes_and_statuses_read_back() {
+    let outcome = Outcome::Failed(Refusal::new(Code::CheckSlot, "slot 0"));
+    let json = serde_json::to_string(&JobOutcome::from(&outcome)).unwrap();
+    assert_eq!(json, r#"{"status":"failed","code":"CHECK_SLOT","detail":"slot 0"}"#);
+    assert_eq!(from_json::<JobOutcome>(json.as_bytes()).unwrap(), (&outcome).into());
+}
