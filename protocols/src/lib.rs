@@ -12,6 +12,8 @@ pub mod machine;
 pub mod model;
 pub mod payload;
 pub mod refusal;
+#[cfg(feature = "testkit")]
+pub mod sim;
 pub mod registry;
 pub mod wire;
 pub mod workload;

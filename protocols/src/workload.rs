@@ -27,6 +27,9 @@ pub const MAX_ROWS: u64 = 1 << 40;
 /// Most units of a hidden layer.
 pub const MAX_HIDDEN: u32 = 16_384;
 
+/// The code of weights that suits every model here: about 7 decimals, and weights up to 64.
+pub const DEFAULT_CODE: FixedPoint = FixedPoint { frac_bits: 24, clip: 64.0 };
+
 /// What one secure sum is for; part of its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -4,6 +4,7 @@ pub mod aggregator;
 pub mod authority;
 pub mod bench;
 pub mod commands;
+pub mod demo;
 pub mod driver;
 pub mod facts;
 pub mod http;

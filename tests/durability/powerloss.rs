@@ -58,7 +58,7 @@ enum Record {
     MakeDir { path: String },
     RemoveDir { path: String },
     Ack { data: Vec<u8> },
-    Sent,
+    Sent { data: Vec<u8> },
 }
 
 /// What a process, or several in turn, did to a folder.
@@ -114,10 +114,34 @@ impl Journal {
         acks.collect()
     }
 
+    /// The start of each message that left by a socket before record `cut`; the process must have
+    /// been watched with `POWERLOSS_SOCKETS` set.
+    pub(crate) fn sent(&self, cut: usize) -> impl Iterator<Item = &[u8]> {
+        self.records[..cut].iter().filter_map(|record| match record {
+            Record::Sent { data } => Some(data.as_slice()),
+            _ => None,
+        })
+    }
+
     /// Positions right after each acknowledgement.
     pub(crate) fn after_acks(&self) -> Vec<usize> {
         let records = self.records.iter().enumerate();
         records.filter(|(_, r)| matches!(r, Record::Ack { .. })).map(|(i, _)| i + 1).collect()
+    }
+
+    /// Positions right before each sync: something is visible there that may not be on the disk.
+    pub(crate) fn before_syncs(&self) -> Vec<usize> {
+        let sync = |r: &Record| matches!(r, Record::Sync { .. } | Record::SyncDir { .. });
+        let records = self.records.iter().enumerate();
+        records.filter(|(_, record)| sync(record)).map(|(i, _)| i).collect()
+    }
+
+    /// The first `cut` records, and then those of a process that ran on the folder as
+    /// [`Unsynced::Kept`] builds it: what was not synced before is still not synced.
+    pub(crate) fn then(mut self, cut: usize, next: Self) -> Self {
+        self.records.truncate(cut);
+        self.records.extend(next.records);
+        self
     }
 
     /// Builds the folder in `into`, which must not exist; `base` is what it held before the
@@ -137,7 +161,8 @@ fn next_record(rest: &mut &[u8]) -> Option<Record> {
     let number = |range: std::ops::Range<usize>| {
         head[range].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b))
     };
-    let (path_len, data_len) = (number(2..4) as usize, number(4..8) as usize);
+    let length = |range| usize::try_from(number(range)).unwrap();
+    let (path_len, data_len) = (length(2..4), length(4..8));
     let (inode, offset) = (number(8..16), number(16..24));
     let (path, tail) = tail.split_at_checked(path_len)?;
     let (data, tail) = tail.split_at_checked(data_len)?;
@@ -156,7 +181,7 @@ fn next_record(rest: &mut &[u8]) -> Option<Record> {
         9 => Record::MakeDir { path },
         10 => Record::RemoveDir { path },
         11 => Record::Ack { data: data.to_vec() },
-        12 => Record::Sent,
+        12 => Record::Sent { data: data.to_vec() },
         kind => panic!("call outside the model ({kind}): {path} {}", to()),
     })
 }
@@ -274,7 +299,7 @@ impl Disk {
                 self.change(vec![(path.clone(), None)]);
             }
             Record::MakeDir { path } => self.change(vec![(path.clone(), Some(Node::Dir))]),
-            Record::Ack { .. } | Record::Sent => {}
+            Record::Ack { .. } | Record::Sent { .. } => {}
         }
     }
 

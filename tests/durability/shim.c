@@ -4,6 +4,7 @@
  *   POWERLOSS_ROOT     the folder, absolute, without symbolic links
  *   POWERLOSS_JOURNAL  the journal, outside of it; appended to
  *   POWERLOSS_ACK      optional file; what is written to it is journalled as an acknowledgement
+ *   POWERLOSS_KILL_AT  optional number of records after which the process is killed, between calls
  *   POWERLOSS_SOCKETS  if set, so is the start of what is sent on sockets
  *
  * Files are known by inode, names by path. One mutex orders everything. Calls that could change a
@@ -15,6 +16,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -49,6 +51,7 @@ static ino_t ack_inode;
 static dev_t ack_dev;
 static int journal = -1;
 static int sockets;
+static uint64_t records, kill_at;
 /* Inodes that have had a name under the root: a set by open addressing. */
 static ino_t known[1 << 16];
 
@@ -82,6 +85,11 @@ static void note(int kind, int flag, ino_t inode, uint64_t offset, const char *p
     put(&r, sizeof r);
     put(path, path_len);
     put(data, data_len);
+    /* The caller holds the mutex: no other call is half journalled. */
+    if (++records == kill_at) {
+        kill(getpid(), SIGKILL);
+        for (;;) pause();
+    }
     errno = saved;
 }
 
@@ -97,6 +105,7 @@ __attribute__((constructor)) static void start(void) {
     root_len = strlen(root);
     root_dev = st.st_dev;
     if (getenv("POWERLOSS_ACK")) strncpy(ack_path, getenv("POWERLOSS_ACK"), sizeof ack_path - 1);
+    if (getenv("POWERLOSS_KILL_AT")) kill_at = strtoull(getenv("POWERLOSS_KILL_AT"), NULL, 10);
     sockets = getenv("POWERLOSS_SOCKETS") != NULL;
     journal = fd;
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use quorate_client::store::{Batch, Fact, Store, StoreError};
+use quorate_client::bulk::{Bulk, BulkError, BulkInfo, Spool};
+use quorate_client::store::{Batch, Blobs, Fact, Store, StoreError};
 use quorate_crypto::merkle::{Hash, leaf_hash};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -21,7 +22,7 @@ fn namespace(step: u64) -> String {
 
 fn chunk(step: u64, which: u64) -> Vec<u8> {
     let mut rng = ChaCha8Rng::seed_from_u64(step * CHUNKS + which);
-    let len = usize::try_from(rng.next_u32() % 20_000).unwrap();
+    let len = usize::try_from(1 + rng.next_u32() % 20_000).unwrap();
     let mut bytes = vec![0; len];
     rng.fill_bytes(&mut bytes);
     bytes
@@ -37,7 +38,7 @@ fn machine(step: u64) -> String {
 
 /// The job whose chunks step `step` gives up.
 fn erased(step: u64) -> Option<u64> {
-    (step % JOB == 0 && step >= 2 * JOB).then(|| step / JOB - 2)
+    (step.is_multiple_of(JOB) && step >= 2 * JOB).then(|| step / JOB - 2)
 }
 
 fn batch(step: u64) -> Batch {
@@ -76,9 +77,7 @@ pub(crate) async fn run(dir: &Path, ack: &Path, until: u64) {
         let puts: Vec<_> = (0..CHUNKS)
             .map(|i| {
                 let (name, blobs, bytes) = (name.clone(), blobs.clone(), chunk(step, i));
-                tokio::spawn(async move {
-                    blobs.put_chunk(&name, &leaf_hash(&bytes), bytes.into()).await.unwrap();
-                })
+                tokio::spawn(async move { receive(&blobs, &name, bytes).await.unwrap() })
             })
             .collect();
         for put in puts {
@@ -95,6 +94,17 @@ pub(crate) async fn run(dir: &Path, ack: &Path, until: u64) {
         }
     }
     store.close().await;
+}
+
+/// Takes a chunk as an upload does: not again if it has arrived before.
+async fn receive(blobs: &Blobs, namespace: &str, bytes: Vec<u8>) -> Result<(), BulkError> {
+    let (len, leaf) = (bytes.len() as u64, leaf_hash(&bytes));
+    let bulk = Bulk::parse(BulkInfo { len, root: leaf }, len, &leaf.0)?;
+    let spool = Spool::open(blobs, namespace, bulk).await?;
+    if spool.complete().is_none() {
+        spool.put(0, bytes.into()).await?;
+    }
+    Ok(())
 }
 
 /// Steps that are in a store, if it holds exactly what that number of commits wrote.

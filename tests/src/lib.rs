@@ -1,1 +1,1 @@
-
+//! Tests across the layers; see the folders beside this one.

@@ -144,6 +144,7 @@ async fn upload_once(
         }
         let count = reader.bulk().leaves().len() as u64;
         let indices = needed.missing.into_iter().flat_map(move |(from, to)| from..to.min(count));
+        let indices = indices.take(reader.bulk().leaves().len());
         // Each transfer owns what it uses: borrowed, the whole could not move between threads.
         let put = (client.clone(), base_url.to_owned(), reader.clone(), how.clone());
         stream::iter(indices)

@@ -99,6 +99,14 @@ impl BulkError {
         }
     }
 
+    /// The peer's own code, where it refused with a problem document.
+    #[must_use]
+    pub fn refusal_code(&self) -> Option<String> {
+        let Self::Refused { body, .. } = self else { return None };
+        let document: serde_json::Value = serde_json::from_slice(body).ok()?;
+        document.get("code")?.as_str().map(str::to_owned)
+    }
+
     /// Whether the peer's bytes are at fault, rather than this side or the network.
     #[must_use]
     pub const fn is_peer_fault(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Tables: reading CSV files, inferring a schema, and rows as a schema sees them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -19,7 +20,7 @@ pub const INFERRED_LEVELS: usize = 128;
 pub const INFERRED_CLASSES: usize = 64;
 
 /// A table of texts with unique column names.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Table {
     header: Vec<String>,
     records: Vec<csv::StringRecord>,
@@ -275,7 +276,7 @@ fn missing(name: &str, row: usize) -> LearnError {
 }
 
 /// Rows as a schema sees them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Dataset {
     /// Rows n.
     pub rows: usize,
@@ -332,6 +333,22 @@ impl Dataset {
         }
         Ok(out)
     }
+}
+
+/// Rows are a party's own: logs see their number only.
+macro_rules! debug_without_rows {
+    ($($type:ident: $rows:expr;)*) => {$(
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let rows: fn(&Self) -> usize = $rows;
+                f.debug_struct(stringify!($type)).field("rows", &rows(self)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+debug_without_rows! {
+    Table: |table| table.records.len();
+    Dataset: |data| data.rows;
 }
 
 /// Level numbers by canonical text.

@@ -14,7 +14,7 @@ const TABLE_UNIT: f64 = (1u64 << TABLE_BITS) as f64;
 const MOMENT_UNIT: f64 = (1u64 << MOMENT_BITS) as f64;
 
 /// n rows of F features in compact form: a few dense values, and the positions of the ones.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Design {
     /// Rows n.
     pub rows: usize,
@@ -33,7 +33,7 @@ pub struct Design {
 }
 
 /// One row of a design.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Row<'a> {
     /// Feature numbers of `dense`.
     pub dense_features: &'a [usize],

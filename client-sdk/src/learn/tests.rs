@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::sum::Ring;
 use quorate_protocols::model::ModelState;
 use quorate_protocols::payload::{plaintext_bytes, read_sum};
-use quorate_protocols::workload::{ColumnKind, LocalSpec, ModelSpec, TrainSpec, Workload};
+use quorate_protocols::workload::{
+    ColumnKind, DEFAULT_CODE as CODE, LocalSpec, ModelSpec, TrainSpec, Workload,
+};
 
 use super::LearnError;
 use super::data::{Dataset, Hints, Table, infer_schema};
@@ -19,8 +20,6 @@ use super::pooled::{export_model_json, pooled_logistic};
 use super::split::{Split, hold_out, share_out};
 use super::train::contribution;
 use super::twin::{FrozenSet, replay};
-
-const CODE: FixedPoint = FixedPoint { frac_bits: 24, clip: 64.0 };
 
 struct Federation {
     workload: Workload,

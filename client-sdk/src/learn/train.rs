@@ -19,7 +19,10 @@ const MAX_FACTORED: usize = 1024;
 const MOMENTUM: f64 = 0.9;
 
 /// What a party puts into a sum of weights.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// # Security
+/// Private to the party until it is encrypted: there is no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct LocalUpdate {
     /// Rows n of the party.
     pub rows: u64,

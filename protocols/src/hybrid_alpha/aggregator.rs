@@ -406,8 +406,7 @@ impl AggregatorJob {
         let key = self.authority_key(&claimed.authority)?;
         let approval = approval.verify(&key)?;
         if approval.manifest != self.hash {
-            return Err(Refusal::new(Code::UnknownJob, "an approval of another job")
-                .blaming(Culprit::Authority(approval.authority.clone())));
+            return Err(Refusal::new(Code::UnknownJob, "an approval of another job"));
         }
         self.approvals.insert(approval.authority.clone(), approval);
         if !matches!(self.phase, Phase::Registering)
@@ -578,7 +577,8 @@ impl AggregatorJob {
         };
         let attempt = attempt.clone();
         for (name, joined) in &mut self.parties {
-            let invited = attempt.open.roster.iter().any(|entry| entry.party == *name);
+            // A party that joined again with new keys meanwhile stays.
+            let invited = attempt.open.roster.contains(&joined.entry);
             if invited && !attempt.headers.contains_key(name) {
                 joined.active = false;
             }
@@ -766,9 +766,11 @@ impl AggregatorJob {
         let opened = match outcome {
             Ok(opened) => opened,
             Err(refusal) => {
-                // A garbage pad or value: who sent it is not visible in signed bytes, so all
-                // members are suspects, and the round, once opened, is never opened again.
-                let suspects: Vec<&str> = attempt.headers.keys().map(Name::as_str).collect();
+                // A garbage pad, value or functional key: who sent it is not visible in signed
+                // bytes, so all members and authorities are suspects, and the round, once opened,
+                // is never opened again.
+                let suspects: Vec<&str> =
+                    attempt.headers.keys().chain(bound.keys.keys()).map(Name::as_str).collect();
                 let why = Refusal::new(
                     refusal.code,
                     format!("{}; suspects: {}", refusal.detail, suspects.join(", ")),
@@ -830,7 +832,18 @@ impl AggregatorJob {
             return Vec::new();
         }
         let why = format!("{by} refuses: {refusal}");
-        if matches!(self.phase, Phase::Promising(_)) {
+        if let Phase::Promising(frozen) = &self.phase {
+            if refusal.code == Code::UnknownParty {
+                // Someone's keys changed at an authority: each joins again with what it has now,
+                // or every further attempt would be refused as well.
+                for entry in &frozen.attempt.open.roster {
+                    if let Some(joined) = self.parties.get_mut(&entry.party)
+                        && joined.entry == *entry
+                    {
+                        joined.active = false;
+                    }
+                }
+            }
             return self.give_up(cx, &why);
         }
         self.finish(Outcome::Failed(Refusal::new(refusal.code, why)))

@@ -262,9 +262,25 @@ impl AuthorityJob {
         let freeze = request.freeze.verify(&self.manifest.aggregator).map_err(|refusal| {
             Refusal::new(Code::NotFrozen, format!("not a frozen set: {}", refusal.detail))
         })?;
+        // The same request gets the same bytes, whatever has changed since: enrolments, the clock.
+        let (freeze_hash, y) = (freeze.hash(), y_hash(&request.y));
+        let known = self.rounds.values().filter_map(|ledger| ledger.live.as_ref());
+        if let Some(known) =
+            known.map(Live::promised).find(|known| known.freeze == freeze_hash && known.y == y)
+        {
+            return Ok(vec![reply(Message::Promise(known.promise.signed().clone()))]);
+        }
         let checked = check_open(&self.manifest, &freeze.open)?;
         let (open, label) = (checked.open, checked.label);
         let fields = open.fields;
+        // A request that was overtaken by its own tombstone is late, not a lie.
+        let given_up = self
+            .rounds
+            .get(&fields.round)
+            .is_some_and(|ledger| ledger.tombstones.contains_key(&fields.attempt));
+        if given_up {
+            return Err(Refusal::new(Code::Tombstoned, "this attempt was given up"));
+        }
         for entry in &open.roster {
             let known = directory.enrolled(&entry.party).is_some_and(|known| known == *entry);
             if !holds(Check::Enrolled, known) {
@@ -293,24 +309,16 @@ impl AuthorityJob {
         if !holds(Check::Indicator, indicator == request.y) {
             return Err(Refusal::new(Code::BadY, "y is not the indicator of the frozen set"));
         }
-        let (freeze_hash, y) = (freeze.hash(), y_hash(&request.y));
         let ledger = self.rounds.get(&fields.round);
-        // A9: the same request gets the same bytes; anything else under this round is refused.
-        if let Some(live) = ledger.and_then(|ledger| ledger.live.as_ref()) {
-            let known = live.promised();
-            if known.label == label && known.freeze == freeze_hash && known.y == y {
-                return Ok(vec![reply(Message::Promise(known.promise.signed().clone()))]);
-            }
-            if !holds(Check::OneOpening, false) {
-                return Err(Refusal::new(
-                    Code::LabelUsed,
-                    "this round is already bound to another frozen set",
-                )
-                .blaming(Culprit::Aggregator));
-            }
-        }
-        if ledger.is_some_and(|ledger| ledger.tombstones.contains_key(&fields.attempt)) {
-            return Err(Refusal::new(Code::Tombstoned, "this attempt was given up"));
+        // A9: an honest aggregator freezes one set per attempt, and asks for the tombstone of an
+        // attempt before it opens the next.
+        let bound = ledger.is_some_and(|ledger| ledger.live.is_some());
+        if !holds(Check::OneOpening, !bound) {
+            return Err(Refusal::new(
+                Code::LabelUsed,
+                "this round is already bound to another frozen set",
+            )
+            .blaming(Culprit::Aggregator));
         }
         let own_tombstone = fields
             .attempt
@@ -393,7 +401,10 @@ impl AuthorityJob {
     ) -> Result<Vec<KeyMember>, Refusal> {
         let mut members: Vec<KeyMember> = Vec::with_capacity(freeze.members.len());
         for header in &freeze.members {
-            let header = check_header(&self.manifest, open, label, header)?;
+            // The aggregator checked each header before it signed the set; a party that signed
+            // provably wrong bytes under this label is named as well.
+            let header = check_header(&self.manifest, open, label, header)
+                .map_err(|refusal| refusal.blaming(Culprit::Aggregator))?;
             if members.last().is_some_and(|last| last.party >= header.party) {
                 return Err(Refusal::new(Code::NotFrozen, "members are not sorted and distinct")
                     .blaming(Culprit::Aggregator));
@@ -521,6 +532,10 @@ impl AuthorityJob {
             return Err(Refusal::new(Code::UnknownRound, "the job has no such attempt"));
         }
         let ledger = self.rounds.entry(request.round).or_default();
+        // The same request gets the same bytes, also when a later attempt was released since.
+        if let Some(stored) = ledger.tombstones.get(&request.attempt) {
+            return Ok(vec![reply(Message::Tombstone(stored.signed().clone()))]);
+        }
         match &ledger.live {
             // A key that left cannot be taken back, so neither this attempt nor a later one of its
             // round is given up: whoever asks learns that the round is decided.

@@ -80,8 +80,9 @@ pub(crate) fn check_open(
     // From here on the aggregator's own signature stands under whatever is wrong.
     let blame = |code, why: &str| Refusal::new(code, why).blaming(Culprit::Aggregator);
     let fields = &open.fields;
+    // An honest opening of another job may be delivered here by the network: nobody is blamed.
     if fields.manifest != manifest.hash() {
-        return Err(blame(Code::UnknownJob, "the round belongs to another job"));
+        return Err(Refusal::new(Code::UnknownJob, "the round belongs to another job"));
     }
     let payload = manifest.payload(fields.round)?;
     if fields.dim != payload.dim()
@@ -155,14 +156,16 @@ pub(crate) fn check_header(
     let header = header.verify(&entry.verify)?;
     let blame =
         |code, why: &str| Refusal::new(code, why).blaming(Culprit::Party(entry.party.clone()));
+    // A header of an earlier attempt may be late, or replayed by anyone: nobody is blamed for it.
+    if !holds(Check::Label, header.label == *label) {
+        return Err(Refusal::new(Code::WrongLabel, "the submission is for another label"));
+    }
+    // Under the right label, job, epoch, scheme and length are fixed.
     if header.manifest != open.fields.manifest
         || header.epoch != entry.epoch
-        || !holds(Check::Label, header.label == *label)
+        || header.scheme != manifest.scheme
     {
-        return Err(blame(Code::WrongLabel, "the submission is for another label"));
-    }
-    if header.scheme != manifest.scheme {
-        return Err(blame(Code::WrongLabel, "the submission is in another scheme"));
+        return Err(blame(Code::WrongLabel, "the submission is of another job, epoch or scheme"));
     }
     let expected = manifest.step_bytes(open.fields.round, STEP_SUBMIT)?;
     if header.ciphertext.len != expected {

@@ -186,6 +186,17 @@ impl PartyJob {
         self.state
     }
 
+    /// The label of the attempt this party takes part in.
+    #[must_use]
+    pub fn entered(&self) -> Option<Label> {
+        match &self.phase {
+            Phase::Idle => None,
+            Phase::Training(task) => Some(task.label),
+            Phase::Sealing(sealing) => Some(sealing.task.label),
+            Phase::Sent(sent) => Some(sent.task.label),
+        }
+    }
+
     /// Whether a receipt is held for the current submission.
     #[must_use]
     pub const fn acknowledged(&self) -> bool {
@@ -246,7 +257,9 @@ impl PartyJob {
             }
             Event::Receipt(receipt) => next.receipt(&receipt),
             Event::Result { record, state } => next.result(&record, state),
-            Event::Rotated(entry) => Ok(next.rotated(entry)),
+            Event::Rotated(entry) => {
+                return next.rotated(entry).map(|outputs| (next, outputs));
+            }
         };
         Ok(match outcome {
             Ok(outputs) => (next, outputs),
@@ -376,10 +389,10 @@ impl PartyJob {
         let Phase::Sent(sent) = &mut self.phase else {
             return Ok(Vec::new());
         };
-        if receipt.label != sent.task.label {
+        if receipt.label != sent.task.label || receipt.party != self.me.party {
             return Ok(Vec::new());
         }
-        if receipt.party != self.me.party || receipt.header != sent.header.hash() {
+        if receipt.header != sent.header.hash() {
             return Err(Refusal::new(Code::WrongLabel, "a receipt for another submission")
                 .blaming(Culprit::Aggregator));
         }
@@ -398,11 +411,27 @@ impl PartyJob {
             return Ok(Vec::new());
         }
         let blame = |code, why: &str| Refusal::new(code, why).blaming(Culprit::Aggregator);
-        if record.manifest != self.hash
-            || record.round != self.next_round
-            || record.previous != self.head
-        {
-            return Err(blame(Code::OutOfOrder, "the result is not the next link of the chain"));
+        // Old links come again on a bad network; only a second link in one place is a lie.
+        if record.manifest != self.hash || record.round != self.next_round {
+            return Err(Refusal::new(
+                Code::OutOfOrder,
+                "the result is not the next link of the chain",
+            ));
+        }
+        if record.previous != self.head {
+            return Err(blame(Code::OutOfOrder, "the result follows another one than ours"));
+        }
+        // An attempt is known by the one label entered for it, and all before the last one entered
+        // were given up by every authority.
+        let entered = self.labels.get(&record.attempt);
+        if entered.is_some_and(|label| *label != record.label) {
+            return Err(blame(Code::WrongLabel, "the sum is of a second label of its attempt"));
+        }
+        if self.labels.keys().next_back().is_some_and(|last| record.attempt < *last) {
+            return Err(blame(Code::Tombstoned, "the sum is of an attempt that was given up"));
+        }
+        if !record.members.is_sorted_by(|a, b| a < b) {
+            return Err(blame(Code::BadRoster, "members are not sorted and distinct"));
         }
         let size = u32::try_from(record.members.len()).unwrap_or(u32::MAX);
         if !holds(Check::Floor, size >= self.manifest.floor()) {
@@ -429,12 +458,18 @@ impl PartyJob {
         ))])
     }
 
-    fn rotated(&mut self, entry: RosterEntry) -> Vec<PartyOutput> {
+    fn rotated(&mut self, entry: RosterEntry) -> Result<Vec<PartyOutput>, Bug> {
+        if entry == self.me {
+            return Ok(Vec::new());
+        }
+        if entry.party != self.me.party || entry.epoch <= self.me.epoch {
+            return Err(Bug("a rotation keeps the name and raises the epoch".into()));
+        }
         let note = format!("epoch {}", entry.epoch);
         self.me = entry;
         // The labels stay burned: only a later attempt, with the new keys in its roster, is entered.
         self.phase = Phase::Idle;
-        vec![Output::Log(Fact::job("key.rotated", note))]
+        Ok(vec![Output::Log(Fact::job("key.rotated", note))])
     }
 }
 

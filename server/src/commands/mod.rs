@@ -2,10 +2,12 @@
 
 mod cards;
 mod client;
+mod demo;
 mod facts;
 mod job;
 mod key;
 mod party;
+mod plain;
 mod serve;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +36,15 @@ enum Command {
     Aggregator(serve::AggregatorArgs),
     /// Take part in a job with the data of a CSV file.
     Party(party::PartyArgs),
+    /// Train one model at several banks on this machine, with faults.
+    Demo(demo::DemoArgs),
+    /// Train in the clear over recorded sets and print the model's hash.
+    Plain(plain::PlainArgs),
+    /// Measure one secure sum on one core.
+    Bench {
+        #[command(subcommand)]
+        what: BenchCommand,
+    },
     /// Create, list, show, watch and cancel jobs, and fetch their results.
     Job(job::JobArgs),
     /// Rotate or show a party's keys.
@@ -42,6 +53,12 @@ enum Command {
     Cards(cards::CardsArgs),
     /// Print the log of facts of a service.
     Facts(facts::FactsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// One sum under one scheme, with the bare primitives beside it.
+    Sum(crate::bench::BenchSum),
 }
 
 /// Runs the command line.
@@ -58,6 +75,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Aggregator(args) => serve::aggregator(args).await,
         Command::Party(args) => party::run(args).await,
         Command::Key(args) => key::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Plain(args) => plain::run(&args),
+        Command::Bench { what: BenchCommand::Sum(args) } => crate::bench::run(&args),
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
         Command::Facts(args) => facts::run(args).await,

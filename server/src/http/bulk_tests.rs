@@ -252,10 +252,7 @@ async fn a_small_upload_resumes_after_a_cut_at_any_byte() {
 
 async fn refusal(error: Result<impl Sized, BulkError>) -> (u16, String) {
     match error {
-        Err(BulkError::Refused { status, body }) => {
-            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            (status, body["code"].as_str().unwrap().to_owned())
-        }
+        Err(error @ BulkError::Refused { status, .. }) => (status, error.refusal_code().unwrap()),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("accepted"),
     }

@@ -26,8 +26,8 @@ pub fn app(routes: Router, limits: &Limits, access: Access, ready: Readiness) ->
         .route("/healthz", get(observe::healthz))
         .route("/readyz", get(move || observe::readyz(ready)))
         .route("/metrics", get(observe::metrics));
-    // Innermost first. Operators must see a service that sheds load, so shedding is on the
-    // service's own routes only; so is access control, which later asks for an identity.
+    // Innermost first. Operators must see a service that sheds load, so shedding and time-outs are
+    // on the service's own routes only.
     routes
         .layer(from_fn_with_state(limits.request_timeout, limits::time_out))
         .layer(DefaultBodyLimit::max(limits.body_bytes))

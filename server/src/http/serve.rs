@@ -1,7 +1,7 @@
 //! The accept loop, and the one place that decides who may call.
 //!
 //! Transport security, enrolment tokens and roles belong here: [`Server::run`] will wrap each
-//! accepted stream in TLS and note the peer's certificate beside [`Peer`]; [`admit`] will turn that
+//! accepted stream in TLS and note the peer's certificate beside `Peer`; `admit` will turn that
 //! or a token into the identity and role of [`Caller`]. Handlers already take what they know about
 //! the client from [`Caller`] alone.
 

@@ -1,0 +1,751 @@
+//! A driver per role: it loads the last committed state, handles one event, commits, then sends;
+//! it may die before the commit, before it sends, or after.
+
+use quorate_crypto::conformance::plain_sum;
+use quorate_crypto::keys::{Identity, SharedKey};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::lab::{PartyKeys, bulk, context, draw, entry};
+use super::liar::{AuthorityLie, PartyLie};
+use super::world::{Item, Node, Packet, Rotation, START_MS, Work, World};
+use crate::hybrid_alpha::aggregator::{self, AggregatorJob, Opened};
+use crate::hybrid_alpha::authority::{self, AuthorityJob};
+use crate::hybrid_alpha::messages::{Message, RoundOpen, SubmitHeader};
+use crate::hybrid_alpha::party::{self, PartyJob, PartyWork};
+use crate::job::{JobPackage, Minima};
+use crate::machine::{Output, Peer};
+use crate::model::ModelState;
+use crate::refusal::{Code, Refusal};
+use crate::wire::{Signed, decode, encode};
+
+/// The three moments at which a driver dies.
+pub const CRASHES: [&str; 3] = ["crash before commit", "crash before send", "crash after send"];
+
+/// Encodes a state, and proves that it reads back as itself.
+fn stored<T: Serialize + DeserializeOwned>(value: &T) -> Vec<u8> {
+    let bytes = encode(value);
+    let back: T = decode(&bytes).unwrap();
+    assert_eq!(encode(&back), bytes, "a state does not survive its own encoding");
+    bytes
+}
+
+/// A party's job and the model it computed, as committed.
+#[must_use]
+pub fn load_party(bytes: &[u8]) -> (PartyJob, ModelState) {
+    decode(bytes).unwrap()
+}
+
+/// The aggregator's job and the model it computed, as committed.
+#[must_use]
+pub fn load_aggregator(bytes: &[u8]) -> (AggregatorJob, ModelState) {
+    decode(bytes).unwrap()
+}
+
+impl World {
+    fn crash_point(&mut self) -> Option<usize> {
+        self.trouble().then(|| usize::try_from(draw(&mut self.rng, 0, 2)).unwrap())
+    }
+
+    fn initial_model(&self) -> ModelState {
+        ModelState::initial(&self.lab.manifest.workload, &self.lab.manifest.code)
+    }
+
+    /// Schedules heavy work, unless it is under way.
+    fn begin(&mut self, node: Node, work: Work) {
+        let process = self.processes.get_mut(&node).unwrap();
+        if process.up && !core::mem::replace(&mut process.working, true) {
+            let life = process.life;
+            let takes = draw(&mut self.rng, 1, 60);
+            self.at(takes, Item::Work { node, life, work });
+        }
+    }
+
+    /// A process begins a life.
+    pub(super) fn started(&mut self, node: Node) {
+        if node != Node::Aggregator || self.processes[&node].disk.state.is_some() {
+            return;
+        }
+        let model = self.initial_model();
+        let identity = &self.lab.aggregator;
+        let cx = context(self.now_ms, identity, &mut self.nonces);
+        let (job, outputs) =
+            AggregatorJob::create(&cx, self.lab.manifest.clone(), model.hash()).unwrap();
+        self.commit_aggregator(&(job, model), outputs);
+    }
+
+    /// A driver's timer: time-outs, and everything that still waits for an answer.
+    pub(super) fn tick(&mut self, node: Node) {
+        match node {
+            Node::Aggregator => {
+                let Some(job) = self.aggregator_job() else { return };
+                if job.deadline_ms().is_some_and(|deadline| deadline <= self.now_ms) {
+                    self.aggregator_event(aggregator::Event::Wake);
+                }
+                if self.processes[&node].up
+                    && let Some(job) = self.aggregator_job()
+                {
+                    self.send_aggregator(job.requests());
+                }
+            }
+            Node::Authority(_) => {}
+            Node::Party(party) => self.party_tick(party),
+        }
+    }
+
+    /// A packet arrives at a running process.
+    pub(super) fn arrive(&mut self, packet: Packet) {
+        match packet {
+            Packet::Request { authority, bytes } => {
+                if let Some(answers) = self.authority_request(authority, &bytes) {
+                    for (bytes_out, key) in answers {
+                        self.answer(authority, bytes.clone(), bytes_out, key);
+                    }
+                }
+            }
+            Packet::Answer { authority, request, bytes, key } => {
+                self.answered(authority, &request, &bytes, key);
+            }
+            Packet::Poll { party, next_round } => self.polled(party, next_round),
+            Packet::News { party, package, open, results, joined } => {
+                self.news(party, &package, open, results, joined);
+            }
+            Packet::Control { bytes, party } => {
+                let message = Message::from_wire(&bytes).unwrap();
+                let from = Peer::Party(self.lab.parties[party].entry.party.clone());
+                self.aggregator_event(aggregator::Event::Message {
+                    from,
+                    message: Box::new(message),
+                });
+            }
+            Packet::Submit { party, header, ciphertext } => {
+                self.submitted(party, &header, ciphertext);
+            }
+            Packet::Reply { party, bytes } => match Message::from_wire(&bytes).unwrap() {
+                Message::Receipt(receipt) => {
+                    self.party_event(party, party::Event::Receipt(receipt), None);
+                }
+                Message::Refused(refusal) => {
+                    self.audit.note(format!("party {party} is refused: {refusal}"));
+                }
+                other => self.audit.broken(format!("a party is sent {other:?}")),
+            },
+        }
+    }
+
+    /// Heavy work ends.
+    pub(super) fn worked(&mut self, node: Node, work: Work) {
+        match (node, work) {
+            (Node::Aggregator, Work::Open(work)) => self.opened(&work),
+            (Node::Authority(a), Work::Key(work, request)) => {
+                self.audit.key(a, &work, self.lab.manifest.floor());
+                let bytes = self.lab.functional_key(a, &work);
+                let key = bulk(&bytes);
+                self.processes.get_mut(&node).unwrap().disk.blobs.insert(key.root, bytes);
+                let event = authority::Event::KeyReady { label: work.label, key };
+                for (bytes, key) in self.authority_event(a, event, &request).unwrap_or_default() {
+                    self.answer(a, request.clone(), bytes, key);
+                }
+            }
+            (Node::Party(party), Work::Party(work)) => self.party_worked(party, &work),
+            other => self.audit.broken(format!("work of another role: {other:?}")),
+        }
+    }
+
+    // --- aggregator ---
+
+    pub(super) fn cancel(&mut self) {
+        self.aggregator_event(aggregator::Event::Cancel);
+    }
+
+    fn aggregator_event(&mut self, event: aggregator::Event) -> Option<Refusal> {
+        self.aggregator_event_with(event, None)
+    }
+
+    fn aggregator_event_with(
+        &mut self,
+        event: aggregator::Event,
+        next_model: Option<ModelState>,
+    ) -> Option<Refusal> {
+        let node = Node::Aggregator;
+        let bytes = self.processes[&node].disk.state.clone()?;
+        let (job, model): (AggregatorJob, ModelState) = decode(&bytes).unwrap();
+        let before = job.results().len();
+        let crash = self.crash_point();
+        let mut cx = context(self.now_ms, &self.lab.aggregator, &mut self.nonces);
+        let (job, outputs) = match job.handle(&mut cx, event) {
+            Ok(done) => done,
+            Err(bug) => {
+                self.audit.broken(format!("aggregator: {bug}"));
+                return None;
+            }
+        };
+        if crash == Some(0) {
+            self.crash(node, CRASHES[0]);
+            return None;
+        }
+        let model = if job.results().len() > before { next_model.unwrap() } else { model };
+        self.over = job.outcome().is_some();
+        self.processes.get_mut(&node).unwrap().disk.state = Some(stored(&(job, model)));
+        let refused = self.facts("aggregator", &outputs);
+        if crash == Some(1) {
+            self.crash(node, CRASHES[1]);
+            return refused;
+        }
+        self.send_aggregator(outputs);
+        if crash == Some(2) {
+            self.crash(node, CRASHES[2]);
+        }
+        refused
+    }
+
+    fn commit_aggregator(
+        &mut self,
+        state: &(AggregatorJob, ModelState),
+        outputs: Vec<aggregator::AggregatorOutput>,
+    ) {
+        let process = self.processes.get_mut(&Node::Aggregator).unwrap();
+        process.disk.state = Some(stored(state));
+        self.facts("aggregator", &outputs);
+        if self.crash_point().is_some() {
+            return self.crash(Node::Aggregator, CRASHES[1]);
+        }
+        self.send_aggregator(outputs);
+    }
+
+    /// Logs committed facts and checks refusals.
+    fn facts<M, W>(&mut self, who: &str, outputs: &[Output<M, W>]) -> Option<Refusal> {
+        let mut refused = None;
+        for output in outputs {
+            match output {
+                Output::Log(fact) => self.audit.fact(who, fact),
+                Output::Reject(refusal) => {
+                    self.audit.refusal(who, refusal);
+                    refused = Some(refusal.clone());
+                }
+                _ => {}
+            }
+        }
+        refused
+    }
+
+    fn send_aggregator(&mut self, outputs: Vec<aggregator::AggregatorOutput>) {
+        for output in outputs {
+            match output {
+                Output::Send { to: Peer::Authority(name), message } => {
+                    let authority =
+                        self.lab.authorities.iter().position(|a| a.name == name).unwrap();
+                    self.send(Packet::Request { authority, bytes: message.to_wire() });
+                }
+                Output::Send { to: Peer::Party(name), message } => {
+                    let party =
+                        self.lab.parties.iter().position(|p| p.entry.party == name).unwrap();
+                    self.send(Packet::Reply { party, bytes: message.to_wire() });
+                }
+                Output::Send { to: Peer::Aggregator, .. } => {
+                    self.audit.broken("the aggregator writes to itself");
+                }
+                Output::Work(work) => self.begin(Node::Aggregator, Work::Open(work)),
+                Output::Log(_) | Output::Reject(_) => {}
+            }
+        }
+    }
+
+    fn answered(&mut self, authority: usize, request: &[u8], bytes: &[u8], key: Option<Vec<u8>>) {
+        let by = self.lab.authorities[authority].name.clone();
+        let message = Message::from_wire(bytes).unwrap();
+        if let Some(key) = key {
+            let disk = &mut self.processes.get_mut(&Node::Aggregator).unwrap().disk;
+            disk.blobs.insert(bulk(&key).root, key);
+        }
+        let event = match message {
+            Message::Refused(refusal) if refusal.code == Code::Unavailable => return,
+            Message::Refused(refusal) => {
+                let request = Box::new(Message::from_wire(request).unwrap());
+                aggregator::Event::Refused { by, request, refusal }
+            }
+            Message::FuncKey(signed) => {
+                // A key counts once its bytes are here.
+                let root = signed.peek().map(|key| key.key.root);
+                let blobs = &self.processes[&Node::Aggregator].disk.blobs;
+                if !root.is_ok_and(|root| blobs.contains_key(&root)) {
+                    return;
+                }
+                aggregator::Event::Message {
+                    from: Peer::Authority(by),
+                    message: Box::new(Message::FuncKey(signed)),
+                }
+            }
+            message => {
+                aggregator::Event::Message { from: Peer::Authority(by), message: Box::new(message) }
+            }
+        };
+        let (_, state) = self.state(Node::Aggregator);
+        let refused = self.aggregator_event(event);
+        if let Some(lie) = self.lies.authority(authority)
+            && lie.meets() == state
+        {
+            self.lied(state, lie.text(), refused.as_ref());
+        }
+    }
+
+    fn polled(&mut self, party: usize, next_round: u32) {
+        let Some(job) = self.aggregator_job() else { return };
+        let Some(package) = job.package() else { return };
+        let blobs = &self.processes[&Node::Aggregator].disk.blobs;
+        let results = job
+            .results()
+            .iter()
+            .skip(next_round as usize)
+            .map(|record| (encode(record.signed()), blobs[&record.sum.root].clone()))
+            .collect();
+        let open = job.open_round().map(|open| encode(open.signed()));
+        let joined = job.status().joined.contains(&self.lab.parties[party].entry.party);
+        let package = encode(&package);
+        self.send(Packet::News { party, package, open, results, joined });
+    }
+
+    fn submitted(&mut self, party: usize, header: &[u8], ciphertext: Vec<u8>) {
+        let header = Signed::<SubmitHeader>::from_wire(header).unwrap();
+        let Some(job) = self.aggregator_job() else { return };
+        let state = job.state_name();
+        let early = job.admit(self.now_ms, &header).err().or_else(|| {
+            let claimed = header.peek().map(|header| header.ciphertext).ok();
+            (claimed != Some(bulk(&ciphertext)))
+                .then(|| Refusal::new(Code::Malformed, "the bytes are not those of the header"))
+        });
+        let refusal = if let Some(refusal) = early {
+            self.audit.refusal("aggregator", &refusal);
+            Some(refusal)
+        } else {
+            let disk = &mut self.processes.get_mut(&Node::Aggregator).unwrap().disk;
+            disk.blobs.insert(bulk(&ciphertext).root, ciphertext);
+            let from = Peer::Party(self.lab.parties[party].entry.party.clone());
+            let message = Box::new(Message::Submit(header));
+            self.aggregator_event(aggregator::Event::Message { from, message })
+        };
+        if let Some(lie) = self.lies.party(party) {
+            self.lied(state, lie.text(), refusal.as_ref());
+        }
+        if let Some(refusal) = refusal {
+            self.send(Packet::Reply { party, bytes: Message::Refused(refusal).to_wire() });
+        }
+    }
+
+    fn opened(&mut self, work: &aggregator::OpenSum) {
+        let blobs = &self.processes[&Node::Aggregator].disk.blobs;
+        let of = |list: &[(crate::wire::Name, _)]| -> Vec<Vec<u8>> {
+            let bulk = |(_, bulk): &(_, crate::hybrid_alpha::messages::BulkRef)| bulk.root;
+            list.iter().map(|one| blobs[&bulk(one)].clone()).collect()
+        };
+        let (ciphertexts, keys) = (of(&work.ciphertexts), of(&work.keys));
+        let (_, model): (AggregatorJob, ModelState) =
+            decode(self.processes[&Node::Aggregator].disk.state.as_ref().unwrap()).unwrap();
+        let lab = &self.lab;
+        let outcome = lab
+            .open(work.round, work.label, ciphertexts, keys)
+            .map_err(|e| Refusal::new(Code::CheckSlot, e.to_string()))
+            .and_then(|sum| {
+                let read = lab.read(work.round, work.ciphertexts.len(), &sum)?;
+                let next = model
+                    .advance(&lab.manifest.workload, work.round, &read)
+                    .map_err(|e| Refusal::new(Code::CheckSlot, e.to_string()))?;
+                Ok((sum, next))
+            });
+        let mut next_model = None;
+        let outcome = match outcome {
+            Ok((sum, next)) => {
+                self.check_sum(work, &sum);
+                let opened = Opened { sum: bulk(&sum), state: next.hash() };
+                let disk = &mut self.processes.get_mut(&Node::Aggregator).unwrap().disk;
+                disk.blobs.insert(opened.sum.root, sum);
+                next_model = Some(next);
+                Ok(opened)
+            }
+            Err(refusal) => {
+                self.strike(Node::Aggregator, "garbage sum");
+                Err(refusal)
+            }
+        };
+        let event = aggregator::Event::Opened { label: work.label, outcome };
+        self.aggregator_event_with(event, next_model);
+    }
+
+    /// The sum equals plain arithmetic over the stored plaintexts of its members.
+    fn check_sum(&mut self, work: &aggregator::OpenSum, sum: &[u8]) {
+        let plains: Vec<Vec<u8>> = work
+            .ciphertexts
+            .iter()
+            .map(|(name, _)| {
+                let party = self.lab.parties.iter().position(|p| p.entry.party == *name).unwrap();
+                let root = self.audit.contribution_of(name, work.round);
+                self.processes[&Node::Party(party)].disk.blobs[&root].clone()
+            })
+            .collect();
+        let members: Vec<usize> = (0..plains.len()).collect();
+        if plain_sum(self.lab.manifest.ring, &members, &plains) != sum {
+            self.audit.broken(format!("the sum of round {} is not exact", work.round));
+        }
+    }
+
+    // --- authority ---
+
+    /// Hands a request to an authority; its answers, unless it died before it sent them.
+    pub(super) fn authority_request(
+        &mut self,
+        a: usize,
+        bytes: &[u8],
+    ) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+        let node = Node::Authority(a);
+        let message = Message::from_wire(bytes).unwrap();
+        if self.processes[&node].disk.state.is_none() {
+            let Message::Register(manifest) = message else {
+                let refusal = Refusal::new(Code::Unavailable, "no such job yet");
+                return Some(vec![(Message::Refused(refusal).to_wire(), None)]);
+            };
+            let crash = self.crash_point();
+            let authority = &self.lab.authorities[a];
+            let cx = context(self.now_ms, &authority.identity, &mut self.nonces);
+            let (job, outputs) =
+                AuthorityJob::register(&cx, &authority.name, 1, &Minima::default(), *manifest)
+                    .unwrap();
+            return self.commit_authority(a, crash, &job, outputs, bytes);
+        }
+        self.authority_event(a, authority::Event::Message(Box::new(message)), bytes)
+    }
+
+    fn authority_event(
+        &mut self,
+        a: usize,
+        event: authority::Event,
+        request: &[u8],
+    ) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+        let node = Node::Authority(a);
+        let job: AuthorityJob = decode(self.processes[&node].disk.state.as_ref()?).unwrap();
+        let crash = self.crash_point();
+        let authority = &self.lab.authorities[a];
+        let now_ms = self.now_ms + self.skew_ms[a];
+        let mut cx = context(now_ms, &authority.identity, &mut self.nonces);
+        match job.handle(&mut cx, &authority.directory, event) {
+            Ok((job, outputs)) => self.commit_authority(a, crash, &job, outputs, request),
+            Err(bug) => {
+                self.audit.broken(format!("authority {a}: {bug}"));
+                None
+            }
+        }
+    }
+
+    fn commit_authority(
+        &mut self,
+        a: usize,
+        crash: Option<usize>,
+        job: &AuthorityJob,
+        outputs: Vec<authority::AuthorityOutput>,
+        request: &[u8],
+    ) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+        let node = Node::Authority(a);
+        if crash == Some(0) {
+            self.crash(node, CRASHES[0]);
+            return None;
+        }
+        self.processes.get_mut(&node).unwrap().disk.state = Some(stored(job));
+        self.facts(&format!("authority {a}"), &outputs);
+        if crash == Some(1) {
+            self.crash(node, CRASHES[1]);
+            return None;
+        }
+        let mut answers = Vec::new();
+        for output in outputs {
+            match output {
+                Output::Send { message, .. } => {
+                    let bytes = message.to_wire();
+                    self.audit.answer(a, request, &bytes);
+                    let key = match &message {
+                        Message::FuncKey(key) => {
+                            let root = key.peek().unwrap().key.root;
+                            Some(self.processes[&node].disk.blobs[&root].clone())
+                        }
+                        _ => None,
+                    };
+                    answers.push((bytes, key));
+                }
+                Output::Work(work) => self.begin(node, Work::Key(work, request.to_vec())),
+                Output::Reject(refusal) => {
+                    answers.push((Message::Refused(refusal).to_wire(), None));
+                }
+                Output::Log(_) => {}
+            }
+        }
+        if crash == Some(2) {
+            self.crash(node, CRASHES[2]);
+        }
+        Some(answers)
+    }
+
+    fn answer(&mut self, a: usize, request: Vec<u8>, bytes: Vec<u8>, key: Option<Vec<u8>>) {
+        let (bytes, key) = match self.lies.authority(a) {
+            Some(lie) => self.lying_answer(lie, a, bytes, key),
+            None => (bytes, key),
+        };
+        self.send(Packet::Answer { authority: a, request, bytes, key });
+    }
+
+    fn lying_answer(
+        &mut self,
+        lie: AuthorityLie,
+        a: usize,
+        bytes: Vec<u8>,
+        key: Option<Vec<u8>>,
+    ) -> (Vec<u8>, Option<Vec<u8>>) {
+        let message = Message::from_wire(&bytes).unwrap();
+        let lied = lie.answer(&self.lab, a, &message, key.as_deref());
+        lied.unwrap_or((bytes, key))
+    }
+
+    // --- party ---
+
+    fn party_tick(&mut self, party: usize) {
+        let node = Node::Party(party);
+        if let Some(job) = self.party_job(party)
+            && *job.me() != *self.entry(party)
+        {
+            let entry = self.entry(party).clone();
+            self.party_event(party, party::Event::Rotated(entry), None);
+        }
+        if !self.processes[&node].up {
+            return;
+        }
+        let job = self.party_job(party);
+        let next_round = job.as_ref().map_or(0, PartyJob::next_round);
+        self.send(Packet::Poll { party, next_round });
+        if let Some(job) = job {
+            self.send_party(party, job.requests());
+        }
+    }
+
+    fn news(
+        &mut self,
+        party: usize,
+        package: &[u8],
+        open: Option<Vec<u8>>,
+        results: Vec<(Vec<u8>, Vec<u8>)>,
+        joined: bool,
+    ) {
+        let node = Node::Party(party);
+        let life = self.processes[&node].life;
+        let alive = |world: &Self| world.processes[&node].life == life;
+        if self.processes[&node].disk.state.is_none() {
+            let package: JobPackage = decode(package).unwrap();
+            let model = self.initial_model();
+            let me = self.entry(party).clone();
+            let job = PartyJob::join(me, &Minima::default(), &package, model.hash()).unwrap();
+            if let Some(crash) = self.crash_point() {
+                if crash > 0 {
+                    let process = self.processes.get_mut(&node).unwrap();
+                    process.disk.state = Some(stored(&(job, model)));
+                }
+                return self.crash(node, CRASHES[crash]);
+            }
+            let process = self.processes.get_mut(&node).unwrap();
+            process.disk.state = Some(stored(&(job, model)));
+        }
+        for (record, sum) in results {
+            let record: Signed<crate::hybrid_alpha::messages::ResultRecord> =
+                decode(&record).unwrap();
+            let (job, model) = load_party(self.processes[&node].disk.state.as_ref().unwrap());
+            let Ok(said) = record.peek() else { continue };
+            if said.round != job.next_round() || said.sum != bulk(&sum) {
+                continue;
+            }
+            let next = self.lab.read(said.round, said.members.len(), &sum).ok().and_then(|read| {
+                model.advance(&self.lab.manifest.workload, said.round, &read).ok()
+            });
+            let Some(next) = next else { continue };
+            let event = party::Event::Result { record, state: next.hash() };
+            self.party_event(party, event, Some(next));
+            if !alive(self) {
+                return;
+            }
+        }
+        let mut joined = joined;
+        if let Some(open) = open {
+            let open: Signed<RoundOpen> = decode(&open).unwrap();
+            // Invited by keys that were rotated away: join again with the new ones.
+            let me = self.entry(party);
+            joined &= open.peek().is_ok_and(|open| {
+                open.roster.iter().all(|known| known.party != me.party || known == me)
+            });
+            self.party_event(party, party::Event::Open(open), None);
+            if !alive(self) {
+                return;
+            }
+        }
+        if !joined {
+            let keys = self.keys(party);
+            if keys.certificates.len() < self.lab.authorities.len() {
+                return;
+            }
+            let (job, _) = load_party(self.processes[&node].disk.state.as_ref().unwrap());
+            if *job.me() != keys.entry {
+                return;
+            }
+            let certificates = keys.certificates.clone();
+            let mut unused = self.nonces.clone();
+            let cx = context(self.now_ms, &keys.identity, &mut unused);
+            let bytes = job.join_message(&cx, certificates).to_wire();
+            self.send(Packet::Control { party, bytes });
+        }
+    }
+
+    /// A party handles one event; the refusal, if it refused.
+    pub(super) fn party_event(
+        &mut self,
+        party: usize,
+        event: party::Event,
+        next_model: Option<ModelState>,
+    ) -> Option<Refusal> {
+        let node = Node::Party(party);
+        let (job, model) = load_party(self.processes[&node].disk.state.as_ref()?);
+        let before = job.next_round();
+        let crash = self.crash_point();
+        // Field by field: the keys are borrowed while the randomness is used.
+        let keys = self.rotations.get(&party).map_or(&self.lab.parties[party], |r| &r.keys);
+        let mut cx = context(self.now_ms, &keys.identity, &mut self.nonces);
+        let (job, outputs) = match job.handle(&mut cx, event) {
+            Ok(done) => done,
+            Err(bug) => {
+                self.audit.broken(format!("party {party}: {bug}"));
+                return None;
+            }
+        };
+        if crash == Some(0) {
+            self.crash(node, CRASHES[0]);
+            return None;
+        }
+        let model = if job.next_round() > before { next_model.unwrap_or(model) } else { model };
+        self.processes.get_mut(&node).unwrap().disk.state = Some(stored(&(job, model)));
+        let refused = if self.lies.party(party).is_some() {
+            // A liar's own opinions about others count for nothing.
+            None
+        } else {
+            self.facts(&format!("party {party}"), &outputs)
+        };
+        if crash == Some(1) {
+            self.crash(node, CRASHES[1]);
+            return refused;
+        }
+        self.send_party(party, outputs);
+        if crash == Some(2) {
+            self.crash(node, CRASHES[2]);
+        }
+        refused
+    }
+
+    fn send_party(&mut self, party: usize, outputs: Vec<party::PartyOutput>) {
+        for output in outputs {
+            match output {
+                Output::Work(work) => self.begin(Node::Party(party), Work::Party(work)),
+                Output::Send { message: Message::Submit(header), .. } => {
+                    let said = header.peek().unwrap();
+                    self.audit.submission(&said, &header.to_wire());
+                    let blobs = &self.processes[&Node::Party(party)].disk.blobs;
+                    let ciphertext = blobs[&said.ciphertext.root].clone();
+                    let honest = (header.to_wire(), ciphertext);
+                    for (header, ciphertext) in self.submissions(party, honest) {
+                        self.send(Packet::Submit { party, header, ciphertext });
+                    }
+                }
+                Output::Send { message, .. } => {
+                    self.audit.broken(format!("a party sends {message:?}"));
+                }
+                Output::Log(_) | Output::Reject(_) => {}
+            }
+        }
+    }
+
+    /// What a party really sends in place of its submission.
+    fn submissions(&mut self, party: usize, honest: (Vec<u8>, Vec<u8>)) -> Vec<(Vec<u8>, Vec<u8>)> {
+        match self.lies.party(party) {
+            Some(lie) => {
+                let keys = self.rotations.get(&party).map_or(&self.lab.parties[party], |r| &r.keys);
+                lie.submissions(&self.lab, keys, &mut self.lies.kept, honest)
+            }
+            None => vec![honest],
+        }
+    }
+
+    fn party_worked(&mut self, party: usize, work: &PartyWork) {
+        let node = Node::Party(party);
+        match work {
+            PartyWork::Train { round, state } => {
+                let bytes = self.lab.plaintext(party, *round, *state);
+                let plaintext = bulk(&bytes);
+                let name = self.lab.parties[party].entry.party.clone();
+                self.audit.contribution(&name, *round, plaintext.root);
+                self.processes.get_mut(&node).unwrap().disk.blobs.insert(plaintext.root, bytes);
+                let event = party::Event::Trained { round: *round, plaintext };
+                self.party_event(party, event, None);
+            }
+            PartyWork::Seal { round, label, nonce, plaintext } => {
+                let keys = self.keys(party);
+                self.audit.pad(&keys.entry.party.clone(), *label, *nonce);
+                let keys = self.keys(party);
+                let plain = &self.processes[&node].disk.blobs[&plaintext.root];
+                let bytes = match self.lies.party(party) {
+                    Some(PartyLie::GarbagePad) => {
+                        let wrong: Vec<SharedKey> = self
+                            .lab
+                            .authorities
+                            .iter()
+                            .map(|_| SharedKey::from_bytes([7; 32]))
+                            .collect();
+                        self.lab.seal_with(&wrong, *round, *label, *nonce, plain)
+                    }
+                    Some(PartyLie::HugeValue) => {
+                        let mut huge = plain.clone();
+                        let word = self.lab.manifest.ring.word_bytes();
+                        let from = huge.len() - word;
+                        huge[from..].fill(0xff);
+                        *huge.last_mut().unwrap() = 0x7f;
+                        self.lab.seal(keys, *round, *label, *nonce, &huge)
+                    }
+                    _ => self.lab.seal(keys, *round, *label, *nonce, plain),
+                };
+                let ciphertext = bulk(&bytes);
+                self.processes.get_mut(&node).unwrap().disk.blobs.insert(ciphertext.root, bytes);
+                let event = party::Event::Sealed { label: *label, ciphertext };
+                self.party_event(party, event, None);
+            }
+        }
+    }
+
+    /// One step of a rotation: make the keys, then one authority after the other certifies them.
+    pub(super) fn rotate_step(&mut self, party: usize, done: usize) {
+        if done == 0 && !self.rotations.contains_key(&party) {
+            let old = &self.lab.parties[party].entry;
+            let identity = Identity::generate(&mut self.nonces);
+            let entry = entry(&old.party, old.epoch + 1, &identity);
+            let fresh = PartyKeys { entry, identity, certificates: Vec::new() };
+            let keys = core::mem::replace(&mut self.lab.parties[party], fresh);
+            self.rotations.insert(party, Rotation { keys });
+        }
+        if done == self.lab.authorities.len() {
+            self.audit.note(format!("party {party} has new keys"));
+            self.rotations.remove(&party);
+            return;
+        }
+        let pause = draw(&mut self.rng, 1, 80);
+        if !self.processes[&Node::Authority(done)].up {
+            return self.at(pause, Item::Rotate { party, done });
+        }
+        let request = self.lab.enrolment(party, Some(&self.rotations[&party].keys.identity));
+        let certificate = self.lab.enrol(done, &request).unwrap();
+        self.lab.parties[party].certificates.push(certificate);
+        self.at(pause, Item::Rotate { party, done: done + 1 });
+    }
+
+    /// Simulated milliseconds since the start.
+    #[must_use]
+    pub const fn elapsed_ms(&self) -> u64 {
+        self.now_ms - START_MS
+    }
+}

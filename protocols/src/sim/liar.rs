@@ -1,0 +1,685 @@
+//! One liar per run: a party, an authority, or an aggregator that is honest but also sends forged
+//! messages, signed with its own real key, to whoever it likes.
+
+use quorate_crypto::keys::Identity;
+use quorate_crypto::merkle::Hash;
+use quorate_crypto::sum::Label;
+use rand_chacha::ChaCha20Rng;
+
+use super::lab::{Lab, PartyKeys, bulk, draw};
+use super::world::{Node, World};
+use crate::hybrid_alpha::messages::{
+    Freeze, FuncKey, KeyRequest, Message, Promise, PromiseRequest, Receipt, ResultRecord,
+    RoundFields, RoundOpen, SubmitHeader, Tombstone, y_hash,
+};
+use crate::hybrid_alpha::party::{self, PartyJob};
+use crate::job::{RosterEntry, roster_root};
+use crate::refusal::{Code, Culprit, Refusal};
+use crate::wire::{Body, Signature, Signed};
+
+/// What a lying party does to its submissions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartyLie {
+    /// Signs another label.
+    WrongLabel,
+    /// Sends an earlier round's submission again.
+    Replay,
+    /// Declares and sends another length.
+    WrongLength,
+    /// Declares another scheme.
+    WrongScheme,
+    /// Breaks its signature.
+    BadSignature,
+    /// Sends a second, different submission after the first.
+    Second,
+    /// Encrypts under keys nobody shares.
+    GarbagePad,
+    /// Encrypts a value out of bounds.
+    HugeValue,
+    /// Sends bytes that are not those of its header.
+    OtherBytes,
+}
+
+impl PartyLie {
+    /// All.
+    pub const ALL: [Self; 9] = [
+        Self::WrongLabel,
+        Self::Replay,
+        Self::WrongLength,
+        Self::WrongScheme,
+        Self::BadSignature,
+        Self::Second,
+        Self::GarbagePad,
+        Self::HugeValue,
+        Self::OtherBytes,
+    ];
+
+    /// In the coverage table.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::WrongLabel => "party signs another label",
+            Self::Replay => "party replays an old round",
+            Self::WrongLength => "party declares a wrong length",
+            Self::WrongScheme => "party declares another scheme",
+            Self::BadSignature => "party's signature is broken",
+            Self::Second => "party submits twice",
+            Self::GarbagePad => "party uses a garbage pad",
+            Self::HugeValue => "party submits a huge value",
+            Self::OtherBytes => "party's bytes are not its header's",
+        }
+    }
+
+    /// What the party sends instead of `honest`.
+    #[must_use]
+    pub fn submissions(
+        self,
+        lab: &Lab,
+        keys: &PartyKeys,
+        kept: &mut Option<(Vec<u8>, Vec<u8>)>,
+        honest: (Vec<u8>, Vec<u8>),
+    ) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let header = Signed::<SubmitHeader>::from_wire(&honest.0).unwrap();
+        let said = header.peek().unwrap();
+        let resign = |change: &dyn Fn(&mut SubmitHeader)| {
+            let mut said = said.clone();
+            change(&mut said);
+            Signed::sign(said, &keys.identity).signed().to_wire()
+        };
+        match self {
+            Self::WrongLabel => {
+                vec![(resign(&|header| header.label.0[0] ^= 1), honest.1)]
+            }
+            Self::Replay => vec![kept.get_or_insert(honest).clone()],
+            Self::WrongLength => {
+                let mut longer = honest.1;
+                longer.push(0);
+                vec![(resign(&|header| header.ciphertext = bulk(&longer)), longer)]
+            }
+            Self::WrongScheme => {
+                vec![(resign(&|header| header.scheme = lab.manifest.scheme + 1), honest.1)]
+            }
+            Self::BadSignature => {
+                let mut signature = header.signature().0;
+                signature[3] ^= 1;
+                let broken =
+                    Signed::<SubmitHeader>::from_parts(said.to_bytes(), Signature(signature));
+                vec![(broken.to_wire(), honest.1)]
+            }
+            Self::Second => {
+                let second = resign(&|header| header.nonce.0[0] ^= 1);
+                vec![honest.clone(), (second, honest.1)]
+            }
+            Self::OtherBytes => {
+                let mut other = honest.1;
+                other[0] ^= 1;
+                vec![(honest.0, other)]
+            }
+            Self::GarbagePad | Self::HugeValue => vec![honest],
+        }
+    }
+}
+
+/// What a lying authority does to its answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthorityLie {
+    /// Promises another set.
+    OtherPromise,
+    /// Promises in another authority's name.
+    ForgedPromise,
+    /// Sends a functional key of random bytes.
+    GarbageKey,
+    /// Sends a functional key for another request.
+    OtherRequest,
+    /// Sends a tombstone after it released.
+    LateTombstone,
+}
+
+impl AuthorityLie {
+    /// All.
+    pub const ALL: [Self; 5] = [
+        Self::OtherPromise,
+        Self::ForgedPromise,
+        Self::GarbageKey,
+        Self::OtherRequest,
+        Self::LateTombstone,
+    ];
+
+    /// In the coverage table.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::OtherPromise => "authority promises another set",
+            Self::ForgedPromise => "authority promises in another's name",
+            Self::GarbageKey => "authority's key is garbage",
+            Self::OtherRequest => "authority's key is for another request",
+            Self::LateTombstone => "authority gives up what it released",
+        }
+    }
+
+    /// The aggregator's state in which the lie arrives.
+    #[must_use]
+    pub const fn meets(self) -> &'static str {
+        match self {
+            Self::OtherPromise | Self::ForgedPromise => "Promising",
+            Self::GarbageKey | Self::OtherRequest | Self::LateTombstone => "Releasing",
+        }
+    }
+
+    /// What authority `a` answers instead of `message`, if it lies about this one.
+    #[must_use]
+    pub fn answer(
+        self,
+        lab: &Lab,
+        a: usize,
+        message: &Message,
+        key: Option<&[u8]>,
+    ) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+        let me = &lab.authorities[a].identity;
+        let promise = |change: &dyn Fn(&mut Promise)| match message {
+            Message::Promise(signed) => {
+                let mut promise = signed.peek().unwrap();
+                change(&mut promise);
+                let lie = Message::Promise(Signed::sign(promise, me).signed().clone());
+                Some((lie.to_wire(), None))
+            }
+            _ => None,
+        };
+        let func_key = |change: &dyn Fn(&mut FuncKey), bytes: Vec<u8>| match message {
+            Message::FuncKey(signed) => {
+                let mut key = signed.peek().unwrap();
+                change(&mut key);
+                let lie = Message::FuncKey(Signed::sign(key, me).signed().clone());
+                Some((lie.to_wire(), Some(bytes)))
+            }
+            _ => None,
+        };
+        match self {
+            Self::OtherPromise => promise(&|promise| promise.freeze.0[0] ^= 1),
+            Self::ForgedPromise => {
+                let other = &lab.authorities.last()?.name;
+                promise(&|promise| promise.authority = other.clone())
+            }
+            Self::GarbageKey => {
+                let bytes: Vec<u8> = key?.iter().map(|byte| byte ^ 0x55).collect();
+                let of = bulk(&bytes);
+                func_key(&|key| key.key = of, bytes)
+            }
+            Self::OtherRequest => func_key(&|key| key.request.0[0] ^= 1, key?.to_vec()),
+            Self::LateTombstone => match message {
+                Message::FuncKey(_) => {
+                    let tombstone = Tombstone {
+                        authority: lab.authorities[a].name.clone(),
+                        manifest: lab.manifest.hash(),
+                        round: 0,
+                        attempt: 0,
+                    };
+                    let lie = Message::Tombstone(Signed::sign(tombstone, me).signed().clone());
+                    Some((lie.to_wire(), None))
+                }
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Who lies, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Liar {
+    Nobody,
+    Party(PartyLie),
+    Authority(AuthorityLie),
+    Aggregator,
+}
+
+/// The lies of one run.
+#[derive(Debug)]
+pub struct Lies {
+    liar: Liar,
+    /// A submission kept for a replay.
+    pub kept: Option<(Vec<u8>, Vec<u8>)>,
+    /// The last attempt that was open.
+    open: Option<RoundOpen>,
+}
+
+impl Lies {
+    /// Draws who lies.
+    #[must_use]
+    pub fn plan(rng: &mut ChaCha20Rng, lab: &Lab) -> Self {
+        let pick =
+            |rng: &mut ChaCha20Rng, n: usize| usize::try_from(draw(rng, 0, n as u64 - 1)).unwrap();
+        let liar = match draw(rng, 0, 9) {
+            0..=3 => Liar::Nobody,
+            4 | 5 => Liar::Party(PartyLie::ALL[pick(rng, PartyLie::ALL.len())]),
+            6 => {
+                let lie = AuthorityLie::ALL[pick(rng, AuthorityLie::ALL.len())];
+                if lie == AuthorityLie::ForgedPromise && lab.authorities.len() < 2 {
+                    Liar::Nobody
+                } else {
+                    Liar::Authority(lie)
+                }
+            }
+            _ => Liar::Aggregator,
+        };
+        Self { liar, kept: None, open: None }
+    }
+
+    /// The liar as refusals name it.
+    #[must_use]
+    pub fn liar(&self, lab: &Lab) -> Option<Culprit> {
+        match self.liar {
+            Liar::Nobody => None,
+            Liar::Party(_) => Some(Culprit::Party(lab.parties[0].entry.party.clone())),
+            Liar::Authority(_) => Some(Culprit::Authority(lab.authorities[0].name.clone())),
+            Liar::Aggregator => Some(Culprit::Aggregator),
+        }
+    }
+
+    /// The lie of this party.
+    #[must_use]
+    pub fn party(&self, party: usize) -> Option<PartyLie> {
+        match self.liar {
+            Liar::Party(lie) if party == 0 => Some(lie),
+            _ => None,
+        }
+    }
+
+    /// The lie of this authority.
+    #[must_use]
+    pub fn authority(&self, authority: usize) -> Option<AuthorityLie> {
+        match self.liar {
+            Liar::Authority(lie) if authority == 0 => Some(lie),
+            _ => None,
+        }
+    }
+
+    /// Whether the aggregator lies.
+    #[must_use]
+    pub fn aggregator(&self) -> bool {
+        self.liar == Liar::Aggregator
+    }
+
+    /// Whether the job must end whatever the liar does: one party cannot stop it by bad messages.
+    #[must_use]
+    pub fn must_end(&self) -> bool {
+        !matches!(self.liar, Liar::Authority(_) | Liar::Aggregator)
+    }
+
+    /// Whether the lying party's submissions never count.
+    #[must_use]
+    pub fn never_counts(&self) -> bool {
+        matches!(self.liar, Liar::Party(_))
+    }
+}
+
+/// Lies of an aggregator to an authority.
+pub const TO_AUTHORITY: [&str; 12] = [
+    "y adds a stranger",
+    "y of a subset",
+    "second freeze, one less",
+    "set frozen by another key",
+    "set below the floor",
+    "member's signature broken",
+    "retry without tombstones",
+    "retry with forged tombstones",
+    "roster not in the label",
+    "sybil in the roster",
+    "no promises",
+    "forged promises",
+];
+
+/// Lies of an aggregator to a party.
+pub const TO_PARTY: [&str; 13] = [
+    "wrong model",
+    "second label of an attempt",
+    "retry without tombstones",
+    "retry with forged tombstones",
+    "roster not in the label",
+    "roster below the floor",
+    "round skipped",
+    "opening by another key",
+    "forked result",
+    "result below the floor",
+    "result with members twice",
+    "result of a second label",
+    "receipt not honoured",
+];
+
+/// A round opening with changed roster and fields, signed by `key`.
+fn opening(
+    key: &Identity,
+    open: &RoundOpen,
+    roster: Vec<RosterEntry>,
+    change: impl Fn(&mut RoundFields),
+    tombstones: Vec<Signed<Tombstone>>,
+) -> Signed<RoundOpen> {
+    let mut fields = open.fields;
+    fields.roster_root = roster_root(&roster);
+    change(&mut fields);
+    let open = RoundOpen { fields, roster, deadline_ms: open.deadline_ms, tombstones };
+    Signed::sign(open, key).signed().clone()
+}
+
+/// Tombstones of an attempt that no authority signed.
+fn forged_tombstones(lab: &Lab, fields: &RoundFields) -> Vec<Signed<Tombstone>> {
+    let tombstone = |authority: &super::lab::AuthorityKeys| Tombstone {
+        authority: authority.name.clone(),
+        manifest: fields.manifest,
+        round: fields.round,
+        attempt: fields.attempt,
+    };
+    lab.authorities
+        .iter()
+        .map(|a| Signed::sign(tombstone(a), &lab.aggregator).signed().clone())
+        .collect()
+}
+
+impl World {
+    /// After a liar's message reached the aggregator in `state`.
+    pub(super) fn lied(
+        &mut self,
+        state: &'static str,
+        lie: &'static str,
+        refused: Option<&Refusal>,
+    ) {
+        self.audit.hit("aggregator", state, lie);
+        if let Some(refusal) = refused
+            && matches!(refusal.code, Code::WrongLength | Code::Duplicate | Code::BadPromises)
+            && refusal.culprits.is_empty()
+        {
+            self.audit.broken(format!("a provable lie blames nobody: {refusal}"));
+        }
+    }
+
+    /// The aggregator's keys are used for a forged message to someone.
+    pub(super) fn lie(&mut self) {
+        if let Some(open) = self.aggregator_job().and_then(|job| job.open_round().cloned()) {
+            self.lies.open = Some((*open).clone());
+        }
+        let Some(open) = self.lies.open.clone() else { return };
+        // A liar delivers its own lies: the network's faults are the other runs' subject.
+        let trouble = core::mem::take(&mut self.trouble);
+        let n = self.lab.parties.len() as u64;
+        let m = self.lab.authorities.len() as u64;
+        if draw(&mut self.rng, 0, 1) == 0 {
+            let a = usize::try_from(draw(&mut self.rng, 0, m - 1)).unwrap();
+            let lie = usize::try_from(draw(&mut self.rng, 0, TO_AUTHORITY.len() as u64 - 1));
+            self.lie_to_authority(a, TO_AUTHORITY[lie.unwrap()], &open);
+        } else {
+            let party = usize::try_from(draw(&mut self.rng, 0, n - 1)).unwrap();
+            let lie = usize::try_from(draw(&mut self.rng, 0, TO_PARTY.len() as u64 - 1));
+            self.lie_to_party(party, TO_PARTY[lie.unwrap()], &open);
+        }
+        self.trouble = trouble;
+    }
+
+    fn lie_to_authority(&mut self, a: usize, lie: &'static str, open: &RoundOpen) {
+        let node = Node::Authority(a);
+        if !self.processes[&node].up || self.processes[&node].disk.state.is_none() {
+            return;
+        }
+        let label = open.fields.label(&self.lab.manifest);
+        let headers = self.audit.headers(label);
+        let Some(message) = self.build_for_authority(lie, open, &headers, label) else { return };
+        let (role, state) = self.state(node);
+        let Some(answers) = self.authority_request(a, &message.to_wire()) else {
+            return self.audit.broken("an authority died without a fault");
+        };
+        self.audit.hit(role, state, lie);
+        let key_lie = matches!(lie, "no promises" | "forged promises");
+        for (bytes, _) in answers {
+            match Message::from_wire(&bytes).unwrap() {
+                Message::Refused(refusal) => self.must_blame(lie, &refusal),
+                // Bytes that were given before are given again.
+                Message::FuncKey(_) if key_lie && state == "Released" => {}
+                // Before the honest set is asked for, any frozen set may come first.
+                Message::Promise(_) if lie == "second freeze, one less" => {}
+                other => self.audit.broken(format!("{role}/{state} believes {lie}: {other:?}")),
+            }
+        }
+    }
+
+    /// Lies that signed bytes show must name the aggregator.
+    fn must_blame(&mut self, lie: &str, refusal: &Refusal) {
+        let provable = match refusal.code {
+            Code::BelowFloor
+            | Code::LabelUsed
+            | Code::MissingTombstones
+            | Code::ReceiptBroken
+            | Code::ModelMismatch => true,
+            Code::WrongLabel => lie != "round skipped",
+            Code::OutOfOrder => lie == "forked result",
+            _ => false,
+        };
+        if provable && refusal.culprits.is_empty() {
+            self.audit.broken(format!("{lie} blames nobody: {refusal}"));
+        }
+    }
+
+    fn build_for_authority(
+        &self,
+        lie: &str,
+        open: &RoundOpen,
+        headers: &[Signed<SubmitHeader>],
+        label: Label,
+    ) -> Option<Message> {
+        let lab = &self.lab;
+        let aggregator = &lab.aggregator;
+        let floor = lab.manifest.floor() as usize;
+        let stranger = Identity::from_bytes(&[9; 64]);
+        let same =
+            || opening(aggregator, open, open.roster.clone(), |_| {}, open.tombstones.clone());
+        let y_of = |members: &[Signed<SubmitHeader>]| -> Vec<u8> {
+            let names: Vec<_> =
+                members.iter().filter_map(|h| h.peek().ok()).map(|h| h.party).collect();
+            open.roster.iter().map(|entry| u8::from(names.contains(&entry.party))).collect()
+        };
+        let request = |key: &Identity, open, members: Vec<Signed<SubmitHeader>>, y| {
+            let freeze = Freeze { open, members, log_proof: Vec::new() };
+            let freeze = Signed::sign(freeze, key).signed().clone();
+            Some(Message::PromiseRequest(PromiseRequest { freeze, y }))
+        };
+        let all = headers.to_vec();
+        let (enough, y) = (all.len() >= floor, y_of(headers));
+        match lie {
+            "y adds a stranger" if enough => {
+                let mut more = y;
+                match more.iter_mut().find(|y| **y == 0) {
+                    Some(zero) => *zero = 1,
+                    None => more.push(1),
+                }
+                request(aggregator, same(), all, more)
+            }
+            "y of a subset" if enough => {
+                let mut less = y;
+                *less.iter_mut().find(|y| **y == 1)? = 0;
+                request(aggregator, same(), all, less)
+            }
+            "second freeze, one less" if all.len() > floor => {
+                let some = headers[1..].to_vec();
+                let y = y_of(&some);
+                request(aggregator, same(), some, y)
+            }
+            "set frozen by another key" if enough => request(&stranger, same(), all, y),
+            "set below the floor" if all.len() >= floor - 1 => {
+                let some = headers[..floor - 1].to_vec();
+                let y = y_of(&some);
+                request(aggregator, same(), some, y)
+            }
+            "member's signature broken" if enough => {
+                let mut all = all;
+                let mut signature = *all[0].signature();
+                signature.0[1] ^= 1;
+                all[0] = Signed::from_parts(all[0].body().to_vec(), signature);
+                request(aggregator, same(), all, y)
+            }
+            "retry without tombstones" | "retry with forged tombstones" if enough => {
+                let tombstones = match lie {
+                    "retry without tombstones" => Vec::new(),
+                    _ => forged_tombstones(lab, &open.fields),
+                };
+                let retry = opening(
+                    aggregator,
+                    open,
+                    open.roster.clone(),
+                    |fields| fields.attempt += 1,
+                    tombstones,
+                );
+                request(aggregator, retry, all, y)
+            }
+            "roster not in the label" if enough && open.roster.len() > floor => {
+                let root = open.fields.roster_root;
+                let roster = open.roster[1..].to_vec();
+                let other = opening(
+                    aggregator,
+                    open,
+                    roster,
+                    |fields| fields.roster_root = root,
+                    open.tombstones.clone(),
+                );
+                request(aggregator, other, all, y)
+            }
+            "sybil in the roster" => {
+                let mut roster = open.roster.clone();
+                let last = roster.last_mut()?;
+                last.verify = stranger.verify_key();
+                last.exchange = stranger.exchange_key();
+                let other = opening(aggregator, open, roster, |_| {}, open.tombstones.clone());
+                request(aggregator, other, all, y)
+            }
+            "no promises" | "forged promises" => {
+                let promise = |authority: &super::lab::AuthorityKeys| Promise {
+                    authority: authority.name.clone(),
+                    manifest: open.fields.manifest,
+                    round: open.fields.round,
+                    attempt: open.fields.attempt,
+                    label,
+                    freeze: Hash([1; 32]),
+                    y: y_hash(&y),
+                };
+                let promises = lab
+                    .authorities
+                    .iter()
+                    .filter(|_| lie == "forged promises")
+                    .map(|a| Signed::sign(promise(a), aggregator).signed().clone())
+                    .collect();
+                let manifest = open.fields.manifest;
+                Some(Message::KeyRequest(KeyRequest { manifest, label, promises }))
+            }
+            _ => None,
+        }
+    }
+
+    fn lie_to_party(&mut self, party: usize, lie: &'static str, open: &RoundOpen) {
+        let node = Node::Party(party);
+        let (Some(job), true) = (self.party_job(party), self.processes[&node].up) else { return };
+        // The lie must be about what this party waits for, or it is only late.
+        if job.next_round() != open.fields.round || !open.roster.contains(job.me()) {
+            return;
+        }
+        let Some(event) = self.build_for_party(lie, open, &job) else {
+            return;
+        };
+        let (role, state) = self.state(node);
+        let committed = self.processes[&node].disk.state.clone();
+        let refused = self.party_event(party, event, None);
+        self.audit.hit(role, state, lie);
+        match refused {
+            Some(refusal) => self.must_blame(lie, &refusal),
+            None if lie == "second label of an attempt" && state == "Idle" => {}
+            None if self.processes[&node].disk.state == committed => {}
+            None => self.audit.broken(format!("{role}/{state} believes {lie}")),
+        }
+    }
+
+    fn build_for_party(&self, lie: &str, open: &RoundOpen, job: &PartyJob) -> Option<party::Event> {
+        let (me, state) = (job.me(), job.state_name());
+        let lab = &self.lab;
+        let aggregator = &lab.aggregator;
+        let floor = lab.manifest.floor() as usize;
+        let label = open.fields.label(&lab.manifest);
+        let tombstones = open.tombstones.clone();
+        let others: Vec<RosterEntry> =
+            open.roster.iter().filter(|entry| *entry != me).cloned().collect();
+        // The roster cut to `size`, with this party in it.
+        let cut = |size: usize| {
+            let mut roster = others[..size.checked_sub(1)?.min(others.len())].to_vec();
+            roster.push(me.clone());
+            roster.sort_by(|a, b| a.party.cmp(&b.party));
+            Some(roster)
+        };
+        let record = |change: &dyn Fn(&mut ResultRecord)| {
+            let mut record = ResultRecord {
+                manifest: open.fields.manifest,
+                label,
+                round: open.fields.round,
+                attempt: open.fields.attempt,
+                previous: open.fields.previous_result,
+                freeze: Hash([3; 32]),
+                members: open.roster.iter().map(|entry| entry.party.clone()).collect(),
+                sum: bulk(&[1]),
+            };
+            change(&mut record);
+            let record = Signed::sign(record, aggregator).signed().clone();
+            Some(party::Event::Result { record, state: Hash([4; 32]) })
+        };
+        let opened = |open| Some(party::Event::Open(open));
+        // What contradicts nothing that this party saw is not yet a lie to it.
+        let entered = job.entered() == Some(label);
+        let full = open.roster.clone();
+        match lie {
+            "wrong model" => {
+                opened(opening(aggregator, open, full, |f| f.model.0[0] ^= 1, tombstones))
+            }
+            "second label of an attempt" if full.len() > floor => {
+                let roster = cut(full.len() - 1)?;
+                opened(opening(aggregator, open, roster, |_| {}, tombstones))
+            }
+            "retry without tombstones" => {
+                opened(opening(aggregator, open, full, |f| f.attempt += 1, Vec::new()))
+            }
+            "retry with forged tombstones" => {
+                let forged = forged_tombstones(lab, &open.fields);
+                opened(opening(aggregator, open, full, |f| f.attempt += 1, forged))
+            }
+            "roster not in the label" if full.len() > floor => {
+                let root = open.fields.roster_root;
+                let roster = cut(full.len() - 1)?;
+                opened(opening(aggregator, open, roster, |f| f.roster_root = root, tombstones))
+            }
+            "roster below the floor" => {
+                opened(opening(aggregator, open, cut(floor - 1)?, |_| {}, tombstones))
+            }
+            "round skipped" => {
+                let next = open.fields.round + 1;
+                let payload = lab.manifest.payload(next).ok()?;
+                let purpose = lab.manifest.workload.purpose(next)?;
+                let skip = |fields: &mut RoundFields| {
+                    (fields.round, fields.attempt, fields.purpose) = (next, 0, purpose);
+                    (fields.dim, fields.payload_type) = (payload.dim(), payload.type_id());
+                };
+                opened(opening(aggregator, open, full, skip, Vec::new()))
+            }
+            "opening by another key" => {
+                let stranger = Identity::from_bytes(&[9; 64]);
+                opened(opening(&stranger, open, full, |_| {}, tombstones))
+            }
+            "forked result" => record(&|record| record.previous.0[0] ^= 1),
+            "result below the floor" => record(&|record| record.members.truncate(floor - 1)),
+            "result with members twice" => record(&|record| {
+                let first = record.members[0].clone();
+                record.members.fill(first);
+            }),
+            "result of a second label" if entered => record(&|record| record.label.0[0] ^= 1),
+            "receipt not honoured" if state == "Acked" && entered && others.len() >= floor => {
+                record(&|record| record.members.retain(|member| *member != me.party))
+            }
+            "receipt not honoured" if matches!(state, "Sent" | "Training" | "Sealing") => {
+                // No receipt was given yet: one for bytes that were never sent.
+                let receipt = Receipt { label, party: me.party.clone(), header: Hash([5; 32]) };
+                Some(party::Event::Receipt(Signed::sign(receipt, aggregator).signed().clone()))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The demo's data: finding a table, holding a fold out, and giving each bank a file of its own.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use quorate_client::learn::data::{Dataset, Hints, Table, infer_schema};
+use quorate_client::learn::split::{Split, hold_out, share_out};
+use quorate_protocols::workload::Schema;
+
+/// A table and what is to be learned from it.
+#[derive(Debug)]
+pub struct Source {
+    /// File name without `.csv` and `.gz`.
+    pub name: String,
+    /// Where it was found.
+    pub path: PathBuf,
+    /// Column to predict.
+    pub target: String,
+    /// Columns that hold codes, not amounts.
+    pub categorical: Vec<String>,
+    table: Table,
+    schema: Schema,
+}
+
+/// One bank's part of the training rows.
+#[derive(Debug)]
+pub struct Bank {
+    /// Its name.
+    pub name: String,
+    /// Its own file.
+    pub file: PathBuf,
+    /// Its rows, as the schema sees them.
+    pub rows: Dataset,
+}
+
+/// What the demo trains and scores on.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Columns, levels and classes.
+    pub schema: Schema,
+    /// The banks, in roster order, the largest first.
+    pub banks: Vec<Bank>,
+    /// All training rows in one place, for the pooled reference only.
+    pub pooled: Dataset,
+    /// Held-out rows.
+    pub test: Dataset,
+}
+
+impl Source {
+    /// Reads the data set `data`: a file, or a name in the project's `data` folder.
+    ///
+    /// # Errors
+    /// When there is no such table, the target is unknown, or no schema fits.
+    pub fn read(data: &str, target: Option<&str>, categorical: &[String]) -> anyhow::Result<Self> {
+        let path = locate(data)?;
+        let name = stem(&path);
+        let table = Table::read(&path)?;
+        let Some(target) = target.or_else(|| known_target(&name)) else {
+            bail!(
+                "say which column of {} to predict: --target COLUMN, one of {}",
+                path.display(),
+                table.header().join(", ")
+            );
+        };
+        let mut hints = Hints::named(&name);
+        if !categorical.is_empty() {
+            hints.categorical = categorical.to_vec();
+        }
+        // A hint that only the known table of this name deserves must not refuse another one.
+        let known = |column: &String| table.header().contains(column);
+        if categorical.is_empty() {
+            hints.categorical.retain(known);
+        }
+        hints.ignored.retain(known);
+        let schema = infer_schema(&table, target, &hints)
+            .with_context(|| format!("cannot learn from {}", path.display()))?;
+        let target = target.to_owned();
+        Ok(Self { name, path, target, categorical: hints.categorical, table, schema })
+    }
+
+    /// Holds `fold` out, shares the other rows out unevenly among `parties` banks and writes each
+    /// bank's file under `out/NAME/data.csv`.
+    ///
+    /// # Errors
+    /// When a part would be empty, or files cannot be written.
+    pub fn prepare(&self, fold: u32, parties: usize, out: &Path) -> anyhow::Result<Prepared> {
+        let (train, test) = hold_out(&self.table, fold)?;
+        let shares = share_out(&self.table, &train, parties, &Split::named(&self.name))
+            .with_context(|| {
+                format!("{} training rows are too few for {parties} parties", train.len())
+            })?;
+        let rows = |rows: &[usize]| Dataset::new(&self.table, &self.schema, rows);
+        let mut banks = Vec::with_capacity(parties);
+        for (number, share) in (1..).zip(&shares) {
+            let name = format!("bank-{number}");
+            let folder = out.join(&name);
+            std::fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+            let file = folder.join("data.csv");
+            self.write(&file, share).with_context(|| format!("cannot write {}", file.display()))?;
+            banks.push(Bank { name, file, rows: rows(share)? });
+        }
+        Ok(Prepared {
+            schema: self.schema.clone(),
+            banks,
+            pooled: rows(&train)?,
+            test: rows(&test)?,
+        })
+    }
+
+    fn write(&self, file: &Path, rows: &[usize]) -> anyhow::Result<()> {
+        let mut writer = csv::Writer::from_path(file)?;
+        writer.write_record(self.table.header())?;
+        for row in rows {
+            let columns = 0..self.table.header().len();
+            writer.write_record(columns.map(|column| self.table.text(*row, column)))?;
+        }
+        Ok(writer.flush()?)
+    }
+}
+
+/// The file that `data` means.
+fn locate(data: &str) -> anyhow::Result<PathBuf> {
+    let given = Path::new(data);
+    if given.is_file() {
+        return given.canonicalize().with_context(|| format!("cannot read {data}"));
+    }
+    let executable = std::env::current_exe().ok();
+    let above = executable.iter().flat_map(|path| path.ancestors().skip(1));
+    let here = std::env::current_dir().ok();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let roots = here.iter().flat_map(|path| path.ancestors()).chain(above).chain(source);
+    for root in roots {
+        for ending in ["csv.gz", "csv"] {
+            let path = root.join("data").join(format!("{data}.{ending}"));
+            if path.is_file() {
+                return path.canonicalize().with_context(|| format!("cannot read {data}"));
+            }
+        }
+    }
+    bail!(
+        "there is no file {data} and no data/{data}.csv or .csv.gz here, above, or beside the \
+         program: give a path, --data FILE.csv"
+    )
+}
+
+fn stem(path: &Path) -> String {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let file = file.strip_suffix(".gz").unwrap_or(&file);
+    file.strip_suffix(".csv").unwrap_or(file).to_owned()
+}
+
+/// Targets of the data sets that tests and demos use.
+fn known_target(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "credit_default" => "default",
+        "ionosphere" => "good",
+        "tricky" => "repaid in full?",
+        "adult" => "income_gt_50k",
+        "digits" | "mnist" => "digit",
+        "landsat" => "soil",
+        "nursery" => "rank",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn banks_get_all_training_rows_once_and_no_held_out_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Source::read("tricky", None, &[]).unwrap();
+        let prepared = source.prepare(0, 5, folder.path()).unwrap();
+        assert_eq!(prepared.pooled.rows + prepared.test.rows, source.table.rows());
+        let mut ids = Vec::new();
+        for bank in &prepared.banks {
+            let own = Table::read(&bank.file).unwrap();
+            assert_eq!(own.header(), source.table.header());
+            let rows: Vec<usize> = (0..own.rows()).collect();
+            assert_eq!(Dataset::new(&own, &prepared.schema, &rows).unwrap(), bank.rows);
+            assert!(own.folds().unwrap().iter().all(|fold| *fold != 0));
+            ids.extend(rows.iter().map(|row| own.text(*row, 0).to_owned()));
+        }
+        assert_eq!(ids.len(), prepared.pooled.rows);
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), prepared.pooled.rows);
+        assert!(prepared.banks[0].rows.rows > 5 * prepared.banks[1].rows.rows);
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("own.csv.gz.csv");
+        std::fs::write(&file, "a,b\n1,x\n2,y\n").unwrap();
+        let path = file.to_str().unwrap();
+        let error =
+            |data: &str, target| format!("{:#}", Source::read(data, target, &[]).unwrap_err());
+        assert!(error(path, None).contains("--target COLUMN, one of a, b"));
+        assert!(error(path, Some("c")).contains("no column \"c\""));
+        assert!(error("no-such-set", None).contains("--data FILE.csv"));
+        let source = Source::read(path, Some("b"), &[]).unwrap();
+        assert!(source.prepare(0, 5, folder.path()).is_err());
+    }
+}

@@ -1,0 +1,139 @@
+//! The demo's faults: a bank that joins late, one that drops out and returns, and an aggregator that
+//! is killed.
+
+use quorate_client::api::JobStatus;
+
+use super::fleet::Fleet;
+
+/// What happens once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// The bank of this index starts.
+    Join(usize),
+    /// It is killed.
+    Drop(usize),
+    /// It starts again.
+    Return(usize),
+    /// The aggregator is killed and started again.
+    Aggregator,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fault {
+    round: u32,
+    what: What,
+}
+
+/// Faults still to come, in the order of their rounds.
+#[derive(Debug, Default)]
+pub struct Faults {
+    coming: Vec<Fault>,
+}
+
+impl Faults {
+    /// The faults of a job of `rounds` rounds after the first, that leave at least `floor` of the
+    /// banks in every round. The largest bank, the first, always stays.
+    #[must_use]
+    pub fn plan(banks: usize, floor: usize, rounds: u32) -> Self {
+        let mut coming = vec![Fault { round: rounds.div_ceil(2), what: What::Aggregator }];
+        let spare = banks.saturating_sub(floor);
+        if spare >= 1 && rounds >= 3 {
+            let (bank, from) = (banks - 2, rounds / 3);
+            coming.push(Fault { round: from, what: What::Drop(bank) });
+            coming.push(Fault { round: (2 * rounds / 3).max(from + 1), what: What::Return(bank) });
+        }
+        if spare >= 2 && rounds >= 2 {
+            coming.push(Fault { round: 2, what: What::Join(banks - 1) });
+        }
+        coming.sort_by_key(|fault| fault.round);
+        Self { coming }
+    }
+
+    /// Whether this bank is not there at the start.
+    #[must_use]
+    pub fn is_late(&self, bank: usize) -> bool {
+        self.coming.iter().any(|fault| fault.what == What::Join(bank))
+    }
+
+    /// How many have not happened.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.coming.len()
+    }
+
+    /// Makes happen what is due, and says it in sentences.
+    ///
+    /// # Errors
+    /// When a process does not start again.
+    pub async fn step(
+        &mut self,
+        status: &JobStatus,
+        fleet: &mut Fleet,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut said = Vec::new();
+        while let Some(fault) = self.coming.first().copied().filter(|fault| fault.due(status)) {
+            self.coming.remove(0);
+            said.push(fault.happen(fleet).await?);
+        }
+        Ok(said)
+    }
+}
+
+impl Fault {
+    /// Kills come in the middle of a round, not before it opened.
+    fn due(&self, status: &JobStatus) -> bool {
+        let middle = match self.what {
+            What::Join(_) | What::Return(_) => true,
+            What::Drop(_) => status.phase == "Collecting",
+            What::Aggregator => status.phase == "Collecting" && !status.submitted.is_empty(),
+        };
+        status.round > self.round || status.round == self.round && middle
+    }
+
+    async fn happen(self, fleet: &mut Fleet) -> anyhow::Result<String> {
+        let (Fleet { banks, aggregator, .. }, round) = (fleet, self.round);
+        let (service, did) = match self.what {
+            What::Join(bank) => (banks.get_mut(bank), "joins late"),
+            What::Drop(bank) => (banks.get_mut(bank), "drops out (SIGKILL)"),
+            What::Return(bank) => (banks.get_mut(bank), "returns"),
+            What::Aggregator => (Some(aggregator), "is killed (SIGKILL) and started again"),
+        };
+        let Some(service) = service else {
+            anyhow::bail!("a fault is planned for a bank that does not exist");
+        };
+        match self.what {
+            What::Join(_) | What::Return(_) => service.start().await?,
+            What::Drop(_) => service.kill(),
+            What::Aggregator => service.restart().await?,
+        }
+        Ok(format!("{} {did} in round {round}", service.name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_keep_the_floor_and_fit_the_rounds() {
+        for banks in 3..8 {
+            for rounds in 1..20 {
+                let plan = Faults::plan(banks, 3, rounds);
+                let late = (0..banks).filter(|bank| plan.is_late(*bank)).count();
+                let mut away = late;
+                for fault in &plan.coming {
+                    assert!((1..=rounds).contains(&fault.round), "{banks} {rounds} {plan:?}");
+                    match fault.what {
+                        What::Join(_) | What::Return(_) => away -= 1,
+                        What::Drop(_) => away += 1,
+                        What::Aggregator => {}
+                    }
+                    assert!(banks - away >= 3, "{banks} {rounds} {plan:?}");
+                }
+                assert_eq!(away, 0, "{banks} {rounds} {plan:?}");
+            }
+        }
+        assert_eq!(Faults::plan(5, 3, 15).left(), 4);
+        assert_eq!(Faults::plan(3, 3, 15).left(), 1);
+    }
+}

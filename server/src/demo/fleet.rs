@@ -1,0 +1,151 @@
+//! The processes of a deployment on this machine: authorities, one aggregator, banks.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use quorate_client::api::Hex32;
+use serde::Deserialize;
+
+use super::supervisor::Service;
+
+/// Tenant of deployments on loopback.
+const TENANT: &str = "demo";
+
+/// The processes. All are killed when this value is dropped.
+#[derive(Debug)]
+pub struct Fleet {
+    program: PathBuf,
+    folder: PathBuf,
+    /// Key authorities.
+    pub authorities: Vec<Service>,
+    /// The aggregator.
+    pub aggregator: Service,
+    /// The banks that were added, in order.
+    pub banks: Vec<Service>,
+}
+
+impl Fleet {
+    /// Starts `authorities` key authorities of `program`, with stores and logs under `folder`.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub async fn authorities(
+        program: &Path,
+        folder: &Path,
+        authorities: usize,
+    ) -> anyhow::Result<Vec<Service>> {
+        let mut services = Vec::with_capacity(authorities);
+        for letter in ('a'..='z').take(authorities) {
+            let name = format!("authority-{letter}");
+            let mut args = words(&["authority", "--name", &name, "--tenant", TENANT]);
+            let log = own_folder(folder, &name, &mut args)?;
+            let mut service = Service::listening(program, &name, args, log);
+            service.start().await?;
+            services.push(service);
+        }
+        Ok(services)
+    }
+
+    /// Starts an aggregator, which reaches its authorities at `urls`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start(
+        program: &Path,
+        folder: &Path,
+        authorities: Vec<Service>,
+        urls: &[String],
+    ) -> anyhow::Result<Self> {
+        let mut args = words(&["aggregator", "--tenant", TENANT]);
+        let log = own_folder(folder, "aggregator", &mut args)?;
+        for url in urls {
+            args.extend(words(&["--authority", url]));
+        }
+        let mut aggregator = Service::listening(program, "aggregator", args, log);
+        aggregator.start().await?;
+        let (program, folder) = (program.to_owned(), folder.to_owned());
+        Ok(Self { program, folder, authorities, aggregator, banks: Vec::new() })
+    }
+
+    /// Adds a bank that takes part in `job` with the rows of `data`; it is not started yet.
+    ///
+    /// # Errors
+    /// When its folder cannot be made.
+    pub fn add_bank(&mut self, name: &str, data: &Path, job: Hex32) -> anyhow::Result<()> {
+        let mut args = words(&["party", "--json", "--name", name, "--job", &job.to_string()]);
+        args.extend(words(&["--aggregator", &self.aggregator.url()?, "--data"]));
+        args.push(data.into());
+        for authority in &self.authorities {
+            args.extend(words(&["--authority", &authority.url()?]));
+        }
+        let log = own_folder(&self.folder, name, &mut args)?;
+        self.banks.push(Service::connecting(&self.program, name, args, log));
+        Ok(())
+    }
+
+    /// All processes.
+    pub fn services(&mut self) -> impl Iterator<Item = &mut Service> {
+        self.authorities.iter_mut().chain([&mut self.aggregator]).chain(&mut self.banks)
+    }
+
+    /// Milliseconds that the slowest bank spent in `round` on training, and on encrypting and
+    /// sending, as the banks themselves report.
+    #[must_use]
+    pub fn spent(&self, round: u32) -> (f64, f64) {
+        let (mut train, mut send) = (0.0f64, 0.0f64);
+        for bank in &self.banks {
+            // A restarted bank reports some things twice: the last report counts.
+            let (mut trained, mut sealed, mut sent) = (0.0, 0.0, 0.0);
+            for line in bank.log().lines() {
+                let Ok(event) = serde_json::from_str::<Event>(line) else {
+                    continue;
+                };
+                match event.event.as_str() {
+                    "trained" if event.round == round => trained = event.ms,
+                    "sealed" if event.round == round => sealed = event.ms,
+                    "receipt" if event.round == round => sent = event.ms,
+                    _ => {}
+                }
+            }
+            train = train.max(trained);
+            send = send.max(sealed + sent);
+        }
+        (train, send)
+    }
+
+    /// Refuses to go on after a process that failed by itself.
+    ///
+    /// # Errors
+    /// Its name, status and the end of its log.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        for service in self.services() {
+            if let Some(status) = service.ended()?
+                && !status.success()
+            {
+                bail!("{} ended with {status}\n{}", service.name(), service.log_tail());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is read of a bank's report.
+#[derive(Debug, Deserialize)]
+struct Event {
+    event: String,
+    round: u32,
+    ms: f64,
+}
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+/// Makes the folder of a process, names its store in `args` and returns the path of its log.
+fn own_folder(folder: &Path, name: &str, args: &mut Vec<OsString>) -> anyhow::Result<PathBuf> {
+    let own = folder.join(name);
+    std::fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
+    args.extend([OsString::from("--store"), own.join("store").into()]);
+    Ok(own.join("log.txt"))
+}

@@ -1,0 +1,274 @@
+//! SIGKILL for every service at random moments of demo-sized jobs, with a recording proxy between
+//! the aggregator and each authority.
+//!
+//! Every job must finish with the exact sums, and the bytes on the wire must hold one functional key
+//! per label and authority and one opened attempt per round.
+//!
+//! `QUORATE_CRASH_JOBS` (default 3) and `QUORATE_CRASH_SEED` choose how many jobs and which moments.
+
+mod proxy;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use proxy::{Exchange, Proxy};
+use quorate_client::api::{Hex32, JobOutcome, JobSpec, TrainTable};
+use quorate_client::learn::data::Dataset;
+use quorate_client::learn::twin::{FrozenSet, plain_sum};
+use quorate_protocols::hybrid_alpha::messages::Message;
+use quorate_protocols::model::ModelState;
+use quorate_protocols::workload::{ModelSpec, TrainSpec};
+use quorate_server::demo::data::{Prepared, Source};
+use quorate_server::demo::fleet::Fleet;
+use quorate_server::demo::job::{Aggregator, OpenedRound};
+use quorate_server::demo::supervisor::Service;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+
+const AUTHORITIES: usize = 2;
+const BANKS: usize = 5;
+const SERVICES: usize = AUTHORITIES + 1 + BANKS;
+/// Rounds of weights in each job; with the moments, one more sum.
+const ROUNDS: u32 = 4;
+/// Kills in each job, at most: a job may be over before the last.
+const KILLS: usize = 4;
+/// A job that takes longer hangs.
+const HANGS: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_services_lose_nothing_and_open_every_round_once() -> anyhow::Result<()> {
+    let setting = |name: &str, default| match std::env::var(name) {
+        Ok(text) => text.parse::<u64>().with_context(|| format!("{name}={text:?}")),
+        Err(_) => Ok(default),
+    };
+    let (jobs, seed) = (setting("QUORATE_CRASH_JOBS", 3)?, setting("QUORATE_CRASH_SEED", 1)?);
+    let folder = tempfile::tempdir()?;
+    let done = Crash::start(folder.path(), seed).await?.run(jobs).await;
+    if done.is_err() {
+        // The logs are what one needs now.
+        let kept = folder.keep();
+        return done.with_context(|| format!("seed {seed}, logs in {}", kept.display()));
+    }
+    done
+}
+
+struct Crash {
+    prepared: Prepared,
+    fleet: Fleet,
+    aggregator: Aggregator,
+    proxies: Vec<Proxy>,
+    rng: ChaCha20Rng,
+    /// Services to kill next; refilled and shuffled when empty, so that each gets its turn.
+    deck: Vec<usize>,
+    killed: BTreeMap<String, u32>,
+}
+
+impl Crash {
+    async fn start(folder: &Path, seed: u64) -> anyhow::Result<Self> {
+        let program = Path::new(env!("CARGO_BIN_EXE_quorate"));
+        let prepared = Source::read("credit_default", None, &[])?.prepare(0, BANKS, folder)?;
+        let authorities = Fleet::authorities(program, folder, AUTHORITIES).await?;
+        let mut proxies = Vec::new();
+        for authority in &authorities {
+            proxies.push(Proxy::start(authority.address()?).await?);
+        }
+        let urls: Vec<String> = proxies.iter().map(|proxy| proxy.url.clone()).collect();
+        let fleet = Fleet::start(program, folder, authorities, &urls).await?;
+        let aggregator = Aggregator::at(&fleet.aggregator.url()?)?;
+        let rng = ChaCha20Rng::seed_from_u64(seed);
+        let (deck, killed) = (Vec::new(), BTreeMap::new());
+        Ok(Self { prepared, fleet, aggregator, proxies, rng, deck, killed })
+    }
+
+    async fn run(mut self, jobs: u64) -> anyhow::Result<()> {
+        let mut ids = BTreeSet::new();
+        for job in 0..jobs {
+            ids.insert(self.job(job).await.with_context(|| format!("job {job}"))?);
+        }
+        let keys = check_recording(&self.proxies)?;
+        for id in ids {
+            for round in 0..=ROUNDS {
+                let opened = keys.get(&(id, round)).copied();
+                ensure!(opened == Some(AUTHORITIES), "job {id}, round {round}: {opened:?} keys");
+            }
+        }
+        let kills: u32 = self.killed.values().sum();
+        println!("{jobs} jobs, {} rounds, {kills} kills: {:?}", keys.len(), self.killed);
+        ensure!(u64::from(kills) >= jobs, "only {kills} kills: jobs end before they are killed");
+        Ok(())
+    }
+
+    /// One job under fire, checked against sums in the clear.
+    async fn job(&mut self, number: u64) -> anyhow::Result<Hex32> {
+        let spec = self.spec(number);
+        let job = self.aggregator.create(&spec).await?;
+        let mut followed = self.aggregator.follow(job).await?;
+        self.fleet.banks.clear();
+        for bank in &self.prepared.banks {
+            self.fleet.add_bank(&bank.name, &bank.file, job)?;
+        }
+        for bank in &mut self.fleet.banks {
+            bank.start().await?;
+        }
+        let begun = Instant::now();
+        let mut opened = Vec::new();
+        let mut next_kill = begun + self.between(0, 400);
+        let mut kills = 0;
+        loop {
+            // Whatever fails here fails because the aggregator is down or starting.
+            if let Ok(new) = followed.opened().await {
+                opened.extend(new);
+            }
+            match followed.status().await.ok().and_then(|status| status.outcome) {
+                Some(JobOutcome::Done) if opened.len() == ROUNDS as usize + 1 => break,
+                None | Some(JobOutcome::Done) => {}
+                Some(other) => bail!("the job ended with {other:?}"),
+            }
+            if kills < KILLS && Instant::now() >= next_kill {
+                self.kill().await?;
+                kills += 1;
+                next_kill = Instant::now() + self.between(50, 500);
+            }
+            self.fleet.check()?;
+            ensure!(begun.elapsed() < HANGS, "the job hangs");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let sets: Vec<FrozenSet> = followed
+            .frozen()
+            .await?
+            .into_iter()
+            .map(|set| FrozenSet {
+                round: set.round,
+                attempt: u32::from(set.attempt),
+                members: set.members.iter().map(ToString::to_string).collect(),
+            })
+            .collect();
+        self.compare(followed.manifest(), &sets, &opened)?;
+        Ok(job)
+    }
+
+    fn spec(&self, number: u64) -> JobSpec {
+        let model = ModelSpec::Logistic { l2: 1e-3 };
+        let spec = TrainSpec::default_for(self.prepared.schema.clone(), model);
+        let table = TrainTable {
+            schema: spec.schema,
+            model,
+            rounds: ROUNDS,
+            local: quorate_protocols::workload::LocalSpec { epochs: 1, ..spec.local },
+            max_rows: 1 << 15,
+            seed: number,
+        };
+        let banks = u32::try_from(BANKS).unwrap_or(u32::MAX);
+        JobSpec {
+            quorum: 3,
+            colluders: 1,
+            collect_seconds: 30.0,
+            grace_seconds: 1.0,
+            key_seconds: 60.0,
+            max_attempts: 50,
+            ..JobSpec::of_training(&format!("crash {number}"), banks, table)
+        }
+    }
+
+    /// SIGKILL for the next service of the deck; it is started again a little later.
+    async fn kill(&mut self) -> anyhow::Result<()> {
+        if self.deck.is_empty() {
+            self.deck = (0..SERVICES).collect();
+            for i in (1..SERVICES).rev() {
+                let other = self.below(i as u64 + 1);
+                self.deck.swap(i, usize::try_from(other)?);
+            }
+        }
+        let victim = self.deck.pop().context("the deck is empty")?;
+        let down = self.between(0, 200);
+        let service: &mut Service =
+            self.fleet.services().nth(victim).context("there is no such service")?;
+        service.kill();
+        *self.killed.entry(service.name().to_owned()).or_default() += 1;
+        tokio::time::sleep(down).await;
+        service.start().await
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.rng.next_u64() % bound
+    }
+
+    fn between(&mut self, least_ms: u64, most_ms: u64) -> Duration {
+        Duration::from_millis(least_ms + self.below(most_ms - least_ms + 1))
+    }
+
+    /// Every opened sum equals the sum of what its members contribute, trained again in the clear.
+    fn compare(
+        &self,
+        manifest: &quorate_protocols::job::Manifest,
+        sets: &[FrozenSet],
+        opened: &[OpenedRound],
+    ) -> anyhow::Result<()> {
+        let datasets: BTreeMap<String, Dataset> =
+            self.prepared.banks.iter().map(|bank| (bank.name.clone(), bank.rows.clone())).collect();
+        ensure!(sets.len() == opened.len(), "{} sets, {} sums", sets.len(), opened.len());
+        let (workload, code) = (&manifest.workload, &manifest.code);
+        let mut state = ModelState::initial(workload, code);
+        for (set, opened) in sets.iter().zip(opened) {
+            ensure!(set.members.len() >= 3, "round {} is below the floor", set.round);
+            let sum = plain_sum(workload, code, &state, set, &datasets)?;
+            ensure!(sum == opened.sum, "the sum of round {} is not exact", set.round);
+            state = state.advance(workload, set.round, &sum)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the wire must not hold: two functional keys of one authority for one label, two bodies of
+/// one key, keys for two attempts of one round. Returns the keys per job and round.
+fn check_recording(proxies: &[Proxy]) -> anyhow::Result<BTreeMap<(Hex32, u32), usize>> {
+    let mut keys = BTreeMap::new();
+    let mut attempts: BTreeMap<(Hex32, u32), BTreeSet<[u8; 32]>> = BTreeMap::new();
+    for proxy in proxies {
+        let exchanges = proxy.exchanges();
+        let mut places = BTreeMap::new();
+        for promise in promises(&exchanges)? {
+            places.insert(promise.label, (Hex32(promise.manifest.0), promise.round));
+        }
+        let mut by_label: BTreeMap<_, BTreeSet<Vec<u8>>> = BTreeMap::new();
+        let mut chunks: BTreeMap<&str, BTreeSet<&[u8]>> = BTreeMap::new();
+        for exchange in &exchanges {
+            if let Ok(Message::FuncKey(key)) = Message::from_wire(&exchange.answer) {
+                let claim = key.peek()?;
+                let signed = [key.body(), &key.signature().0].concat();
+                by_label.entry(claim.label).or_default().insert(signed);
+            }
+            if exchange.request.contains("/keys/") && exchange.status.contains(" 200 ") {
+                chunks.entry(&exchange.request).or_default().insert(&exchange.answer);
+            }
+        }
+        for (label, signed) in by_label {
+            ensure!(signed.len() == 1, "{} functional keys for one label", signed.len());
+            let place = *places.get(&label).context("a key for a label that was not promised")?;
+            attempts.entry(place).or_default().insert(label.0);
+            *keys.entry(place).or_default() += 1;
+        }
+        ensure!(!chunks.is_empty(), "no key travelled through the proxy");
+        for (request, bodies) in chunks {
+            ensure!(bodies.len() == 1, "{} different answers to {request}", bodies.len());
+        }
+    }
+    for ((job, round), labels) in attempts {
+        ensure!(labels.len() == 1, "job {job}: {} opened attempts of round {round}", labels.len());
+    }
+    Ok(keys)
+}
+
+fn promises(
+    exchanges: &[Exchange],
+) -> anyhow::Result<Vec<quorate_protocols::hybrid_alpha::messages::Promise>> {
+    let mut out = Vec::new();
+    for exchange in exchanges {
+        if let Ok(Message::Promise(promise)) = Message::from_wire(&exchange.answer) {
+            out.push(promise.peek()?);
+        }
+    }
+    Ok(out)
+}
