@@ -340,9 +340,9 @@ pub struct FrozenRound {
 /// Milliseconds an opened round spent in each phase, by the aggregator's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseMillis {
-    /// From the opening to the freeze.
+    /// From the opening to the last submission.
     pub collect: u64,
-    /// Freezing the set.
+    /// Waiting for stragglers after it, and freezing the set.
     pub freeze: u64,
     /// Until every authority promised.
     pub promise: u64,

@@ -229,7 +229,9 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
             driver.load(&job, &mut loaded).await?;
             let done = driver.transact(job, &mut loaded, transition).await;
             drop(loaded);
-            slot.changed.send_replace(());
+            if done.is_ok() {
+                slot.changed.send_replace(());
+            }
             done
         });
         task.await.map_err(|_| Failure::Interrupted)?

@@ -1,7 +1,10 @@
 //! What routes of both services share: ids in paths, messages in bodies, octets in answers.
 
 use axum::body::Bytes;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
@@ -11,10 +14,23 @@ use quorate_protocols::wire::{Name, encode};
 use serde::Serialize;
 
 use crate::driver::parse_hash;
+use crate::http::Problem;
 use crate::http::problem::Answer;
 
 /// Largest control message, in bytes, with its version and protocol.
 pub(crate) const MESSAGE_BYTES: usize = quorate_protocols::wire::MAX_MESSAGE_BYTES + 3;
+
+/// Refuses a body declared longer than any that a service takes, before a byte of it is read.
+pub(crate) async fn refuse_long(request: Request, next: Next) -> Response {
+    let declared = request.headers().get(CONTENT_LENGTH);
+    let declared = declared.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|bytes| bytes > MESSAGE_BYTES as u64) {
+        let detail = format!("no body here is longer than {MESSAGE_BYTES} bytes");
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail)
+            .into_response();
+    }
+    next.run(request).await
+}
 
 /// The job named in a path.
 pub(crate) fn job_id(text: &str) -> Result<Hash, Refusal> {

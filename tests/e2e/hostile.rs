@@ -239,8 +239,7 @@ async fn hostile_requests_to_an_authority_are_problems() -> Result<()> {
         assert!(["MALFORMED", "UNSUPPORTED_VERSION"].contains(&code.as_str()), "{code}");
     }
     let wrong = format!("{url}/v1/jobs/{job}/promises");
-    assert_eq!(Answered::post(wrong.clone(), request.to_wire()).await?.code(), "MALFORMED");
-    assert_eq!(Answered::post(wrong, vec![0; 5 << 20]).await?.code(), "BODY_TOO_LARGE");
+    assert_eq!(Answered::post(wrong, request.to_wire()).await?.code(), "MALFORMED");
     // Other keys under a name that is enrolled.
     let impostor = RawParty::new("p0");
     let enroll = Enroll { tenant: name("t"), entry: impostor.entry.clone() };

@@ -1,5 +1,7 @@
 //! Uploads by hand: cut and resumed, across a restart, with wrong lengths, contents and jobs.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use quorate_client::api::{JobOutcome, PartyView};
 use quorate_client::bulk::{Missing, Opening};
@@ -94,9 +96,24 @@ impl Open {
 
 /// The ciphertext of a party, which here is noise.
 fn chunks(len: u64, seed: u8) -> Vec<Vec<u8>> {
-    let len = usize::try_from(len).unwrap();
-    let bytes: Vec<u8> = (0..len).map(|i| (i * 31 + i / 256) as u8 ^ seed).collect();
+    // Multiplicative hashing: no two chunks are alike.
+    let noise = |i: u64| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_le_bytes()[7] ^ seed;
+    let bytes: Vec<u8> = (0..len).map(noise).collect();
     bytes.chunks(CHUNK_BYTES).map(<[u8]>::to_vec).collect()
+}
+
+/// Files with chunks under a folder.
+fn chunk_files(dir: &Path) -> Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            count += chunk_files(&path)?;
+        } else if path.extension().is_some_and(|ext| ext == "chunk") {
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,6 +159,17 @@ async fn an_upload_is_resumed_after_a_cut_and_a_restart_and_noise_opens_nothing(
     assert_eq!(signed.verify(&open.manifest.aggregator)?.header, header.hash());
     assert_eq!(open.complete(0).await?.body, receipt.body, "the same receipt again");
 
+    // A party begins with other bytes before the first are complete: those are erased.
+    let first = chunks(len, 9);
+    let (_, opening) = open.opening(1, len, &first);
+    assert_eq!(Answered::post(open.place(1), opening).await?.status, 200);
+    assert_eq!(open.put(1, 0, &first[0]).await?.status, 204);
+    let stored = || chunk_files(&open.world.aggregator_blobs());
+    assert_eq!(stored()?, 4);
+    let (_, opening) = open.opening(1, len, &chunks(len, 8));
+    assert_eq!(Answered::post(open.place(1), opening).await?.status, 200);
+    assert_eq!(stored()?, 3);
+
     // Other bytes by a party that has a receipt.
     let (_, other) = open.opening(0, len, &chunks(len, 2));
     assert_eq!(Answered::post(open.place(0), other).await?.code(), "DUPLICATE");
@@ -181,10 +209,10 @@ async fn hostile_openings_are_refused_before_anything_is_stored() -> Result<()> 
     assert_eq!((answer.code().as_str(), answer.status), ("WRONG_LENGTH", 400));
     // 10 GB, declared as the length of the body; the answer comes before any of it is sent.
     let path = open.place(0).replace(&open.world.aggregator.url(), "");
-    for (method, path) in [("POST", path.clone()), ("POST", "/v1/jobs".to_owned())] {
+    for path in [&path, "/v1/jobs"] {
         let mut stream = TcpStream::connect(open.world.aggregator.addr()).await?;
         let head =
-            format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 10737418240\r\n\r\n");
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 10737418240\r\n\r\n");
         stream.write_all(head.as_bytes()).await?;
         let mut answer = vec![0; 16];
         stream.read_exact(&mut answer).await?;
@@ -192,7 +220,7 @@ async fn hostile_openings_are_refused_before_anything_is_stored() -> Result<()> 
     }
     // Leaves that are not those of the signed root.
     let (header, _) = open.opening(0, len, &parts);
-    let leaves = vec![4; 32 * parts.len()];
+    let leaves = (0..96).collect();
     let opening = Opening { header: header.to_wire(), leaves }.encode()?;
     assert_eq!(Answered::post(open.place(0), opening).await?.code(), "BULK_WRONG_ROOT");
     // One party's header in another party's place, and one whose signature is broken.

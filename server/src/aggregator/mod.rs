@@ -19,11 +19,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
+use axum::middleware::from_fn;
 use axum::routing::{get, post, put};
 use quorate_client::bulk::Spool;
 use quorate_client::engine::load_or_create_identity;
 use quorate_client::store::{Batch, Store};
-use quorate_crypto::merkle::Hash;
+use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::sum::Label;
 use quorate_protocols::hybrid_alpha::aggregator::AggregatorJob;
 use quorate_protocols::wire::Name;
@@ -32,9 +33,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::driver::Driver;
-use crate::facts;
 use crate::http::limits::body_limit;
 use crate::http::{self, Access, Limits, Readiness, Server};
+use crate::{facts, routes};
 use authorities::Authorities;
 
 /// Record of its keys.
@@ -139,7 +140,10 @@ fn router(aggregator: Shared, store: Store) -> Router {
     let under = |rest: &str| format!("{upload}/{rest}");
     Router::new()
         .route("/v1/aggregator", get(about::about))
-        .route("/v1/jobs", post(jobs::create).get(jobs::list).layer(body_limit(4 << 20)))
+        .route(
+            "/v1/jobs",
+            post(jobs::create).get(jobs::list).layer(body_limit(routes::MESSAGE_BYTES)),
+        )
         .route("/v1/jobs/{job}", get(jobs::show).delete(jobs::cancel))
         .route("/v1/jobs/{job}/package", get(package::package))
         .route("/v1/jobs/{job}/parties", post(parties::join))
@@ -154,6 +158,7 @@ fn router(aggregator: Shared, store: Store) -> Router {
         .route("/v1/jobs/{job}/report", get(outcomes::report))
         .with_state(aggregator)
         .merge(Router::new().route("/v1/facts", get(facts::facts)).with_state(store))
+        .layer(from_fn(routes::refuse_long))
 }
 
 /// Ready when the store takes a write and every authority is known.
@@ -175,9 +180,16 @@ fn short(label: &Label) -> String {
     label.0.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Chunks of the ciphertexts of one label.
-fn upload_space(job: &Hash, label: &Label) -> String {
+/// Chunks of the ciphertexts of one label, by party.
+fn uploads_space(job: &Hash, label: &Label) -> String {
     format!("{job}/up/{}", short(label))
+}
+
+/// Chunks of one party's ciphertext.
+fn upload_space(job: &Hash, label: &Label, party: &Name) -> String {
+    let party = hash_parts("upload-space", &[party.as_str().as_bytes()]);
+    let party: String = party.0.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    format!("{}/{party}", uploads_space(job, label))
 }
 
 /// Chunks of the functional keys of one label.

@@ -76,7 +76,7 @@ async fn compute(
         let record = record.with_context(|| format!("no upload of {party} is stored"))?;
         let (_, bulk) =
             split_record(&record).map_err(|problem| anyhow::anyhow!("{}", problem.code()))?;
-        let space = upload_space(job, &work.label);
+        let space = upload_space(job, &work.label, party);
         ciphertexts.push(stored(store, &space, bulk, reference)?);
     }
     let mut keys = Vec::with_capacity(work.keys.len());

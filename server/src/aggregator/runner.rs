@@ -21,7 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::authorities::{Answered, FIRST_DELAY, MAX_DELAY};
 use super::submissions::UPLOAD;
-use super::{Aggregator, Shared, key_space, opening, upload_space};
+use super::{Aggregator, Shared, key_space, opening, uploads_space};
 use crate::driver::Failure;
 use crate::routes;
 
@@ -228,7 +228,7 @@ async fn sweep(aggregator: &Aggregator, job: &Hash) -> Result<(), Failure> {
         if Some(label) == live {
             continue;
         }
-        for space in [upload_space(job, &label), key_space(job, &label)] {
+        for space in [uploads_space(job, &label), key_space(job, &label)] {
             store.blobs().delete_namespace(&space).await?;
         }
         batch = batch.del_record(kind, &key);

@@ -57,14 +57,40 @@ pub(crate) async fn open(
     let reference = header.peek()?.ciphertext;
     let bulk = Bulk::parse(bulk_info(&reference), expected, &opening.leaves)?;
     let record = [header.to_wire(), bulk.to_record()].concat();
-    let store = aggregator.driver.store();
-    let batch = Batch::new().put_record(UPLOAD, &upload_key(&job, &label, &party), record);
-    store.commit(batch).await?;
-    let spool = Spool::open(store.blobs(), &upload_space(&job, &label), bulk).await?;
-    let answer = missing_response(&spool);
-    let mut spools = aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner);
-    spools.insert((job, label, party), spool);
-    Ok(answer)
+    let (store, key) = (aggregator.driver.store(), upload_key(&job, &label, &party));
+    let before = store.get_record(UPLOAD, &key).await?;
+    let at = (job, label, party);
+    if before.as_ref() != Some(&record) {
+        if before.is_some() {
+            // Other bytes, none of which were complete: a party holds room for one ciphertext.
+            store.blobs().delete_namespace(&upload_space(&at.0, &at.1, &at.2)).await?;
+        }
+        store.commit(Batch::new().put_record(UPLOAD, &key, record)).await?;
+    }
+    Ok(missing_response(&spool(&aggregator, &at, bulk).await?))
+}
+
+/// The spool of an upload, shared by all requests that work on it.
+async fn spool(
+    aggregator: &Aggregator,
+    at: &(Hash, Label, Name),
+    bulk: Bulk,
+) -> Result<Spool, Problem> {
+    let info = bulk.info();
+    let same = |spool: &&Spool| spool.bulk().info() == info;
+    let lock = || aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(spool) = lock().get(at).filter(same) {
+        return Ok(spool.clone());
+    }
+    let space = upload_space(&at.0, &at.1, &at.2);
+    let fresh = Spool::open(aggregator.driver.store().blobs(), &space, bulk).await?;
+    let mut spools = lock();
+    // Who came second uses the first one's, which has seen all that arrived since.
+    if let Some(spool) = spools.get(at).filter(same) {
+        return Ok(spool.clone());
+    }
+    spools.insert(at.clone(), fresh.clone());
+    Ok(fresh)
 }
 
 /// Bytes of one ciphertext of the live attempt.
@@ -121,18 +147,7 @@ async fn resume(
     })?;
     let (header, bulk) = split_record(&record)?;
     admit(aggregator, *job, (label, party), &header).await?;
-    let cached = {
-        let spools = aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner);
-        spools.get(&at).filter(|spool| spool.bulk().info() == bulk.info()).cloned()
-    };
-    let spool = match cached {
-        Some(spool) => spool,
-        None => {
-            let spool = Spool::open(store.blobs(), &upload_space(job, label), bulk).await?;
-            let mut spools = aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner);
-            spools.entry(at.clone()).insert_entry(spool).get().clone()
-        }
-    };
+    let spool = spool(aggregator, &at, bulk).await?;
     Ok((header, spool, at))
 }
 

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::Router;
+use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use quorate_client::engine::load_or_create_identity;
 use quorate_client::store::{Batch, Store};
@@ -118,6 +119,7 @@ fn router(authority: Shared, store: Store) -> Router {
         .route("/v1/jobs/{job}/tombstones", post(tombstones::bury))
         .with_state(authority)
         .merge(Router::new().route("/v1/facts", get(facts::facts)).with_state(store))
+        .layer(from_fn(routes::refuse_long))
 }
 
 /// Ready when the store takes a write.
