@@ -17,7 +17,7 @@ use super::messages::{
     ResultRecord, RoundFields, RoundOpen, SubmitHeader, Tombstone, TombstoneRequest, request_hash,
     y_hash,
 };
-use super::{STEP_KEY, check_header, model_field};
+use super::{STEP_KEY, check_header, model_field, not_enrolled};
 use crate::checks::{Check, holds};
 use crate::job::{Approval, JobPackage, Manifest, RosterEntry, roster_root};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
@@ -99,6 +99,8 @@ struct Joined {
     entry: RosterEntry,
     /// Invited to the next attempt: a party that missed a round is not, until it joins again.
     active: bool,
+    /// An authority does not know these keys any more.
+    unknown: bool,
 }
 
 /// Waiting for enough parties to open an attempt.
@@ -450,13 +452,20 @@ impl AggregatorJob {
             Some(known) if known.entry.epoch > entry.epoch => {
                 return Err(Refusal::new(Code::LabelReuse, "these keys were rotated away"));
             }
+            Some(known) if known.unknown && known.entry == *entry => {
+                return Err(Refusal::new(
+                    Code::UnknownParty,
+                    "an authority knows other keys of this party; join with those",
+                ));
+            }
             None if self.parties.len() >= self.manifest.max_parties as usize => {
                 return Err(Refusal::new(Code::BadRoster, "the job is full"));
             }
             Some(known) if known.active && known.entry == *entry => return Ok(Vec::new()),
             _ => {}
         }
-        self.parties.insert(entry.party.clone(), Joined { entry: entry.clone(), active: true });
+        let joined = Joined { entry: entry.clone(), active: true, unknown: false };
+        self.parties.insert(entry.party.clone(), joined);
         let mut outputs = vec![Output::Log(Fact::job(
             "party.joined",
             format!("{} epoch {}", entry.party, entry.epoch),
@@ -827,16 +836,17 @@ impl AggregatorJob {
         }
         let why = format!("{by} refuses: {refusal}");
         if let Phase::Promising(frozen) = &self.phase {
-            if refusal.code == Code::UnknownParty {
-                // Someone's keys changed at an authority: each joins again with what it has now,
-                // or every further attempt would be refused as well.
-                for entry in &frozen.attempt.open.roster {
-                    if let Some(joined) = self.parties.get_mut(&entry.party)
-                        && joined.entry == *entry
-                    {
-                        joined.active = false;
-                    }
-                }
+            // A party whose keys an authority no longer knows stays out until it joins with others,
+            // or it would make every further attempt fail as well.
+            let unknown = |entry: &&RosterEntry| {
+                let expected = not_enrolled(&entry.party);
+                refusal.code == expected.code && refusal.detail == expected.detail
+            };
+            if let Some(gone) = frozen.attempt.open.roster.iter().find(unknown)
+                && let Some(joined) = self.parties.get_mut(&gone.party)
+                && joined.entry == *gone
+            {
+                (joined.active, joined.unknown) = (false, true);
             }
             return self.give_up(cx, &why);
         }

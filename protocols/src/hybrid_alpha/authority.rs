@@ -17,7 +17,7 @@ use super::messages::{
     BulkRef, Freeze, FuncKey, KeyRequest, Message, Promise, PromiseRequest, Tombstone,
     TombstoneRequest, request_hash, y_hash,
 };
-use super::{STEP_KEY, check_header, check_open};
+use super::{STEP_KEY, check_header, check_open, not_enrolled};
 use crate::checks::{Check, holds};
 use crate::job::{Approval, Manifest, Minima, RosterEntry};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
@@ -282,10 +282,7 @@ impl AuthorityJob {
         for entry in &open.roster {
             let known = directory.enrolled(&entry.party).is_some_and(|known| known == *entry);
             if !holds(Check::Enrolled, known) {
-                return Err(Refusal::new(
-                    Code::UnknownParty,
-                    format!("{} is not enrolled here with these keys", entry.party),
-                ));
+                return Err(not_enrolled(&entry.party));
             }
         }
         let members = self.members(&freeze, &open, &label)?;

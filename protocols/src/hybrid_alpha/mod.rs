@@ -41,7 +41,7 @@ use quorate_crypto::sum::Label;
 use crate::checks::{Check, holds};
 use crate::job::{Manifest, RosterEntry, roster_root};
 use crate::refusal::{Code, Culprit, Refusal};
-use crate::wire::{Signed, Verified};
+use crate::wire::{Name, Signed, Verified};
 use crate::workload::Purpose;
 use messages::{RoundOpen, SubmitHeader, Tombstone};
 
@@ -137,6 +137,11 @@ fn check_tombstones(manifest: &Manifest, open: &RoundOpen) -> Result<(), Refusal
                 }
         });
     if holds(Check::Tombstones, complete) { Ok(()) } else { Err(missing()) }
+}
+
+/// A4: an authority does not know these keys. The aggregator recognises the refusal by its text.
+pub(crate) fn not_enrolled(party: &Name) -> Refusal {
+    Refusal::new(Code::UnknownParty, format!("{party} is not enrolled here with these keys"))
 }
 
 /// Checks one submission header against the attempt it must belong to: A5, G1.
