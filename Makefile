@@ -67,7 +67,7 @@ bench: setup
 	target/release/quorate bench sum --scheme ddh-mcfe --parties 10 --dim 2000 --json
 
 soak: setup
-	QUORATE_SIM_SEEDS=$${QUORATE_SIM_SEEDS:-100000} \
+	QUORATE_SIM_SEEDS=$${QUORATE_SIM_SEEDS:-100000} QUORATE_CRASH_JOBS=$${QUORATE_CRASH_JOBS:-500} \
 		$(CARGO) test --release --workspace --locked -- --include-ignored
 
 fuzz: setup

@@ -18,6 +18,8 @@ pub struct Source {
     pub target: String,
     /// Columns that hold codes, not amounts.
     pub categorical: Vec<String>,
+    /// Columns left out.
+    pub ignored: Vec<String>,
     table: Table,
     schema: Schema,
 }
@@ -75,7 +77,8 @@ impl Source {
         let schema = infer_schema(&table, target, &hints)
             .with_context(|| format!("cannot learn from {}", path.display()))?;
         let target = target.to_owned();
-        Ok(Self { name, path, target, categorical: hints.categorical, table, schema })
+        let Hints { categorical, ignored } = hints;
+        Ok(Self { name, path, target, categorical, ignored, table, schema })
     }
 
     /// Holds `fold` out, shares the other rows out unevenly among `parties` banks and writes each

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use quorate_client::api::{
     AggregatorInfo, FrozenRound, Hex32, JobCreated, JobSpec, JobStatus, MAX_JSON_BYTES, PartyView,
     ProblemBody, RoundReport, from_json,
@@ -15,7 +15,7 @@ use quorate_protocols::hybrid_alpha::messages::{ResultRecord, RoundOpen};
 use quorate_protocols::job::{JobPackage, Manifest};
 use quorate_protocols::model::ModelState;
 use quorate_protocols::payload::{OpenedSum, read_sum};
-use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Verified, decode};
+use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, Verified, decode};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -180,24 +180,33 @@ impl Followed {
         self.open = view.open.map(|open| open.verify(&self.key)).transpose()?;
         let mut rounds = Vec::new();
         for signed in &view.results {
-            let record = signed.verify(&self.key)?;
-            let round = record.round;
-            ensure!(usize::try_from(round).is_ok_and(|r| r == self.opened), "a round is missing");
-            let bytes = self.sum(&record).await?;
-            let manifest = &self.manifest;
-            let sum = read_sum(
-                &manifest.payload(round)?,
-                manifest.ring,
-                &manifest.code,
-                manifest.workload.max_rows(),
-                record.members.len() as u64,
-                &bytes,
-            )?;
-            self.state = self.state.advance(&manifest.workload, round, &sum)?;
-            self.opened += 1;
-            rounds.push(OpenedRound { record, sum, state: self.state.clone() });
+            match self.next(signed).await {
+                Ok(round) => rounds.push(round),
+                // What was read counts already; the rest comes with the next call.
+                Err(_) if !rounds.is_empty() => break,
+                Err(error) => return Err(error),
+            }
         }
         Ok(rounds)
+    }
+
+    async fn next(&mut self, signed: &Signed<ResultRecord>) -> anyhow::Result<OpenedRound> {
+        let record = signed.verify(&self.key)?;
+        let round = record.round;
+        ensure!(usize::try_from(round).is_ok_and(|r| r == self.opened), "a round is missing");
+        let bytes = self.sum(&record).await?;
+        let manifest = &self.manifest;
+        let sum = read_sum(
+            &manifest.payload(round)?,
+            manifest.ring,
+            &manifest.code,
+            manifest.workload.max_rows(),
+            record.members.len() as u64,
+            &bytes,
+        )?;
+        self.state = self.state.advance(&manifest.workload, round, &sum)?;
+        self.opened += 1;
+        Ok(OpenedRound { record, sum, state: self.state.clone() })
     }
 
     /// The bytes of an opened sum.
@@ -239,5 +248,22 @@ async fn body(mut response: reqwest::Response, max: usize) -> anyhow::Result<Vec
         return Ok(bytes);
     }
     let problem: ProblemBody = serde_json::from_slice(&bytes).unwrap_or_default();
-    bail!("{status}: {} {}", problem.code, problem.detail)
+    Err(Answered { status, problem }.into())
+}
+
+/// An answer that is no success.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {} {}", status, problem.code, problem.detail)]
+struct Answered {
+    status: StatusCode,
+    problem: ProblemBody,
+}
+
+/// Whether the aggregator may answer otherwise later: it was not reached, or is not ready.
+#[must_use]
+pub fn is_passing(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match cause.downcast_ref::<Answered>() {
+        Some(answered) => answered.status.is_server_error(),
+        None => cause.is::<reqwest::Error>(),
+    })
 }

@@ -184,7 +184,9 @@ async fn run_to_the_end(options: &Options) -> anyhow::Result<()> {
     if !options.keep {
         remove_stores(&out)?;
     }
-    verdict.judge(options, &out)
+    verdict.judge(options, &out)?;
+    println!("done in {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
 }
 
 /// Follows the job to its end, makes faults happen and prints a line per round.
@@ -205,7 +207,7 @@ async fn watch(
     let mut moved = Instant::now();
     loop {
         fleet.check()?;
-        match look(fleet, faults, followed, course).await {
+        match look(fleet, followed, course).await {
             Ok((status, lines)) => {
                 for line in lines {
                     bar.suspend(|| println!("{line}"));
@@ -213,7 +215,11 @@ async fn watch(
                 bar.set_position(u64::from(status.opened));
                 bar.set_message(status.phase.clone());
                 match &status.outcome {
-                    None => {}
+                    None => {
+                        for sentence in faults.step(&status, fleet).await? {
+                            course.happened(sentence);
+                        }
+                    }
                     Some(JobOutcome::Done) if course.rounds() == status.opened => break,
                     Some(JobOutcome::Done) => {}
                     Some(JobOutcome::Cancelled) => bail!("the job was cancelled"),
@@ -226,14 +232,9 @@ async fn watch(
                     last = Some(status);
                 }
             }
-            Err(error) if moved.elapsed() > STALL => {
-                return Err(error.context(format!(
-                    "no news of the job for {} s; see the log.txt of each process",
-                    STALL.as_secs()
-                )));
-            }
             // It may be starting again.
-            Err(_) => {}
+            Err(error) if job::is_passing(&error) && moved.elapsed() < STALL => {}
+            Err(error) => return Err(error.context("cannot follow the job")),
         }
         if moved.elapsed() > STALL {
             let phase =
@@ -246,30 +247,24 @@ async fn watch(
     Ok(())
 }
 
-/// One look at the job: what is new, and the faults that are due.
+/// One look at the job: where it stands, and a line per newly opened round.
 async fn look(
-    fleet: &mut Fleet,
-    faults: &mut Faults,
+    fleet: &Fleet,
     followed: &mut Followed,
     course: &mut Course<'_>,
 ) -> anyhow::Result<(JobStatus, Vec<String>)> {
     let opened = followed.opened().await?;
+    course.waiting.extend(opened);
     course.invited(followed.open_round());
     let mut lines = Vec::new();
-    if !opened.is_empty() {
+    if !course.waiting.is_empty() {
         let report = followed.report().await?;
-        for round in &opened {
+        while let Some(round) = course.waiting.pop_front() {
             let spent = fleet.spent(round.record.round);
-            lines.push(course.add(followed.manifest(), round, &report, spent)?);
+            lines.push(course.add(followed.manifest(), &round, &report, spent)?);
         }
     }
-    let status = followed.status().await?;
-    if status.outcome.is_none() {
-        for sentence in faults.step(&status, fleet).await? {
-            course.happened(sentence);
-        }
-    }
-    Ok((status, lines))
+    Ok((followed.status().await?, lines))
 }
 
 /// The workload: defaults that suit the size of the data.

@@ -1,6 +1,6 @@
 //! What happened in a demo, round by round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::bail;
 use quorate_client::api::RoundReport;
@@ -24,7 +24,9 @@ pub(super) struct Course<'a> {
     pub(super) last: Option<Metrics>,
     /// All happenings.
     pub(super) happened: Vec<String>,
-    /// Those that no row shows yet.
+    /// Opened rounds that have no row yet.
+    pub(super) waiting: VecDeque<OpenedRound>,
+    /// Happenings that no row shows yet.
     new: Vec<String>,
 }
 
@@ -36,6 +38,7 @@ impl<'a> Course<'a> {
             rows: Vec::new(),
             last: None,
             happened: Vec::new(),
+            waiting: VecDeque::new(),
             new: Vec::new(),
         }
     }

@@ -139,6 +139,7 @@ impl<'a> Verdict<'a> {
             "target": source.target,
             "fold": options.fold,
             "categorical": source.categorical,
+            "ignored": source.ignored,
             "scheme": options.scheme,
             "model": match options.model { Model::Logistic => "logistic", Model::Mlp => "mlp" },
             "parties": report.parties,
@@ -183,7 +184,9 @@ impl<'a> Verdict<'a> {
                      --rounds, or fewer --parties if some hold too few rows"
                 );
             }
-            println!("within {allowed:.4} of pooled logistic regression: yes");
+            let why =
+                if allowed > TOLERANCE { ", half a standard error on so few rows" } else { "" };
+            println!("within {allowed:.4} of pooled logistic regression{why}: yes");
         }
         if self.plain_model_hash.is_some() {
             println!("equal bit for bit to training in the clear: yes");
