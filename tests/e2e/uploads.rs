@@ -159,16 +159,16 @@ async fn an_upload_is_resumed_after_a_cut_and_a_restart_and_noise_opens_nothing(
     assert_eq!(signed.verify(&open.manifest.aggregator)?.header, header.hash());
     assert_eq!(open.complete(0).await?.body, receipt.body, "the same receipt again");
 
-    // A party begins with other bytes before the first are complete: those are erased.
-    let first = chunks(len, 9);
+    // A party that opens other bytes before the first are complete is refused: what is there stays.
+    let first = chunks(len, 3);
     let (_, opening) = open.opening(1, len, &first);
     assert_eq!(Answered::post(open.place(1), opening).await?.status, 200);
     assert_eq!(open.put(1, 0, &first[0]).await?.status, 204);
     let stored = || chunk_files(&open.world.aggregator_blobs());
     assert_eq!(stored()?, 4);
     let (_, opening) = open.opening(1, len, &chunks(len, 8));
-    assert_eq!(Answered::post(open.place(1), opening).await?.status, 200);
-    assert_eq!(stored()?, 3);
+    assert_eq!(Answered::post(open.place(1), opening).await?.code(), "DUPLICATE");
+    assert_eq!(stored()?, 4);
 
     // Other bytes by a party that has a receipt.
     let (_, other) = open.opening(0, len, &chunks(len, 2));
