@@ -220,6 +220,9 @@ pub struct ProblemBody {
     /// A sentence for people.
     #[serde(default)]
     pub detail: String,
+    /// Parties it is about, without blame.
+    #[serde(default)]
+    pub concerns: Vec<Name>,
 }
 
 /// How a job ended, for JSON.

@@ -79,6 +79,14 @@ pub enum EngineError {
     /// The scheme refused: a malformed element or an illegal sum.
     #[error(transparent)]
     Scheme(#[from] SchemeError),
+    /// One contributor's bytes are no elements of the scheme.
+    #[error("message {index}: {error}")]
+    Message {
+        /// Its position: ciphertexts first, then functional keys.
+        index: usize,
+        /// What is wrong.
+        error: SchemeError,
+    },
     /// A vector could not be read or written.
     #[error(transparent)]
     Bulk(#[from] BulkError),
@@ -104,6 +112,9 @@ impl EngineError {
     pub fn into_refusal(self) -> Result<Refusal, Self> {
         match self {
             Self::Scheme(error @ (SchemeError::Malformed(_) | SchemeError::OutOfRange(_))) => {
+                Ok(Refusal::new(Code::CheckSlot, error.to_string()))
+            }
+            Self::Message { error: error @ SchemeError::Malformed(_), .. } => {
                 Ok(Refusal::new(Code::CheckSlot, error.to_string()))
             }
             Self::Refused(refusal) => Ok(refusal),
@@ -361,8 +372,8 @@ pub async fn open_to_bulk(
     for range in ranges(context.shape.dim, widest) {
         opener.begin(range.clone());
         let part = range.clone();
-        let mut parts = stream::iter(messages.clone())
-            .map(move |(step, len, reader)| {
+        let mut parts = stream::iter(messages.clone().into_iter().enumerate())
+            .map(move |(index, (step, len, reader))| {
                 let part = part.clone();
                 async move {
                     let bytes = match len {
@@ -373,12 +384,14 @@ pub async fn open_to_bulk(
                             reader.read_range(0..reader.bulk().info().len).await
                         }
                     };
-                    bytes.map(|bytes| (step, bytes))
+                    bytes.map(|bytes| (index, step, bytes))
                 }
             })
             .buffered(READ_AHEAD);
-        while let Some((step, bytes)) = parts.try_next().await? {
-            opener = blocking(move || opener.absorb(step, &bytes).map(|()| opener)).await??;
+        while let Some((index, step, bytes)) = parts.try_next().await? {
+            opener = blocking(move || opener.absorb(step, &bytes).map(|()| opener))
+                .await?
+                .map_err(|error| EngineError::Message { index, error })?;
         }
         let count = usize::try_from(range.end - range.start).map_err(|_| BulkError::OutOfRange)?;
         let (back, out) = blocking(move || {

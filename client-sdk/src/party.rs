@@ -201,7 +201,7 @@ pub struct PartyConfig {
     pub tenant: Option<Name>,
     /// Address of the aggregator.
     pub aggregator: String,
-    /// Addresses of the authorities it enrols at; those of a job must be among them.
+    /// Addresses of the authorities it enrols at; a job must use all of them and no other.
     pub authorities: Vec<String>,
     /// Folder of its store.
     pub store: PathBuf,
@@ -353,6 +353,9 @@ impl Party {
         if minima.accepted.is_empty() {
             minima.accepted = authorities.iter().map(|a| a.key.verify).collect();
         }
+        // A job with fewer authorities than this party trusts would leave out some that protect it.
+        let trusted = u32::try_from(authorities.len()).unwrap_or(u32::MAX);
+        minima.authorities = minima.authorities.max(trusted);
         let inner = Inner {
             store,
             http,

@@ -87,6 +87,7 @@ fn problem(status: u16, body: &[u8]) -> ProblemBody {
         .unwrap_or_else(|| ProblemBody {
             code: format!("HTTP_{status}"),
             detail: "the answer has no reason".to_owned(),
+            concerns: Vec::new(),
         })
 }
 

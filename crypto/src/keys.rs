@@ -35,6 +35,15 @@ impl fmt::Debug for ExchangeKey {
     }
 }
 
+impl ExchangeKey {
+    /// Whether every key agreement with this key yields zero: such a key is of small order.
+    #[must_use]
+    pub fn is_small_order(&self) -> bool {
+        // Clamping makes any scalar a multiple of the cofactor, so one scalar decides for all.
+        !StaticSecret::from([1; 32]).diffie_hellman(&PublicKey::from(self.0)).was_contributory()
+    }
+}
+
 impl VerifyKey {
     /// Whether `signature` is this key's over `domain` and `message`.
     ///

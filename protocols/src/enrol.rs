@@ -70,6 +70,12 @@ impl EnrollRequest {
     ) -> Result<Verified<Enroll>, Refusal> {
         let claimed = self.enroll.peek()?;
         let enroll = self.enroll.verify(&claimed.entry.verify)?;
+        if enroll.entry.exchange.is_small_order() {
+            return Err(Refusal::new(
+                Code::Malformed,
+                "the exchange key is of small order: no key can be agreed with it",
+            ));
+        }
         if enroll.tenant != *tenant {
             return Err(Refusal::new(Code::UnknownParty, "another tenant"));
         }

@@ -1,5 +1,7 @@
 //! A job's manifest: everything that is fixed before its first round, and hashed into every label.
 
+use std::collections::BTreeSet;
+
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::{ExchangeKey, VerifyKey};
 use quorate_crypto::merkle::{Hash, hash_parts};
@@ -182,11 +184,10 @@ impl Manifest {
         if !(1..=MAX_AUTHORITIES).contains(&self.authorities.len()) {
             return bad("a job has 1 to 4 authorities".into());
         }
-        let sorted = |pair: &[AuthorityKey]| match pair {
-            [a, b] => a.name < b.name && a.verify != b.verify && a.exchange != b.exchange,
-            _ => true,
-        };
-        if !self.authorities.windows(2).all(sorted) {
+        let sorted = self.authorities.is_sorted_by(|a, b| a.name < b.name);
+        let verify: BTreeSet<_> = self.authorities.iter().map(|a| a.verify).collect();
+        let exchange: BTreeSet<_> = self.authorities.iter().map(|a| a.exchange).collect();
+        if !sorted || verify.len().min(exchange.len()) != self.authorities.len() {
             return bad("authorities must be distinct and sorted by name".into());
         }
         if self.protocol != crate::hybrid_alpha::PROTOCOL_ID {

@@ -12,8 +12,8 @@ pub mod machine;
 pub mod model;
 pub mod payload;
 pub mod refusal;
+pub mod registry;
 #[cfg(feature = "testkit")]
 pub mod sim;
-pub mod registry;
 pub mod wire;
 pub mod workload;

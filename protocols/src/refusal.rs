@@ -111,6 +111,8 @@ pub struct Refusal {
     pub detail: String,
     /// Who sent provably wrong bytes, where signed bytes show it.
     pub culprits: Vec<Culprit>,
+    /// Parties it is about, without blame.
+    pub concerns: Vec<Name>,
 }
 
 /// Someone whose own signature stands under what was refused.
@@ -128,7 +130,14 @@ impl Refusal {
     /// A refusal that blames nobody.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), culprits: Vec::new() }
+        Self { code, detail: detail.into(), culprits: Vec::new(), concerns: Vec::new() }
+    }
+
+    /// The same, about a party that is not to blame.
+    #[must_use]
+    pub fn concerning(mut self, party: Name) -> Self {
+        self.concerns.push(party);
+        self
     }
 
     /// The same, with a culprit.

@@ -22,6 +22,7 @@ pub mod drivers;
 pub mod fuzz;
 pub mod lab;
 pub mod liar;
+mod party_driver;
 pub mod scenario;
 pub mod stage;
 pub mod world;

@@ -45,7 +45,10 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let status = StatusCode::from_u16(refusal.code.status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let problem = Self::new(status, refusal.code.as_str(), refusal.detail);
+        let mut problem = Self::new(status, refusal.code.as_str(), refusal.detail);
+        if !refusal.concerns.is_empty() {
+            problem = problem.with("concerns", serde_json::json!(refusal.concerns));
+        }
         if refusal.culprits.is_empty() {
             problem
         } else {

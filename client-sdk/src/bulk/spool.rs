@@ -37,10 +37,12 @@ impl Spool {
         let bulk = bulk.into();
         let mut seen: HashMap<Hash, bool> = HashMap::new();
         let mut present = Vec::with_capacity(bulk.leaves().len());
-        for leaf in bulk.leaves() {
+        for (index, leaf) in (0u64..).zip(bulk.leaves()) {
+            // One leaf hash belongs to one length: the leaf list was checked for a short last chunk
+            // that claims to equal a full one, and what an earlier object left is measured.
             let there = match seen.get(leaf) {
                 Some(there) => *there,
-                None => blobs.has_chunk(namespace, leaf).await?,
+                None => blobs.has_chunk(namespace, leaf, bulk.chunk_len(index)?).await?,
             };
             seen.insert(*leaf, there);
             present.push(there);

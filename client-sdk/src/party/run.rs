@@ -82,10 +82,14 @@ impl<'a> Run<'a> {
             Some((version, state)) => {
                 let machine: PartyJob =
                     postcard::from_bytes(&state).map_err(|_| StoreError::BadNumber)?;
+                party.minima.check(machine.manifest())?;
                 Self::with(party, job, machine, version)
             }
             None => {
                 let package = fetch_package(party, &job).await?;
+                // Before anything of the size it declares is allocated.
+                party.minima.check(&package.manifest)?;
+                package.verify()?;
                 let manifest = &package.manifest;
                 let initial = ModelState::initial(&manifest.workload, &manifest.code);
                 let entry = party.entry.clone();
@@ -147,7 +151,7 @@ impl<'a> Run<'a> {
             };
             // Whoever missed an attempt is not invited to the next, until it asks again.
             let invited = self.open.is_some_and(|(_, entered)| entered);
-            if !invited && !self.machine.acknowledged() {
+            if !invited {
                 self.ask_in().await?;
             }
             (busy, trainer) = self.work(trainer, known.map(Label::from)).await?;

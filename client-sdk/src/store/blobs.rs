@@ -88,14 +88,20 @@ impl Blobs {
         .await
     }
 
-    /// Whether a chunk is there. It may not be durable yet: see [`Blobs::sync_namespace`].
+    /// Whether a chunk of `len` bytes is there. It may not be durable yet: see
+    /// [`Blobs::sync_namespace`].
     ///
     /// # Errors
     ///
     /// [`StoreError::BadNamespace`], failures of the file system.
-    pub async fn has_chunk(&self, namespace: &str, hash: &Hash) -> Result<bool, StoreError> {
+    pub async fn has_chunk(
+        &self,
+        namespace: &str,
+        hash: &Hash,
+        len: usize,
+    ) -> Result<bool, StoreError> {
         match self.inner.files.head(&object_path(namespace, hash)?).await {
-            Ok(_) => Ok(true),
+            Ok(found) => Ok(found.size == len as u64),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }

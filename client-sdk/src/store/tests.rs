@@ -177,7 +177,7 @@ async fn chunks_come_back_or_are_refused() {
     let blobs = store.blobs();
     let bytes = Bytes::from(vec![7u8; 1000]);
     let hash = leaf_hash(&bytes);
-    assert!(!blobs.has_chunk("job/a", &hash).await.unwrap());
+    assert!(!blobs.has_chunk("job/a", &hash, 1000).await.unwrap());
     assert!(matches!(blobs.get_chunk("job/a", &hash).await, Err(StoreError::NoChunk(_))));
     for namespace in ["job/a", "job/b", "job2", "job"] {
         blobs.put_chunk(namespace, &hash, bytes.clone()).await.unwrap();
@@ -192,10 +192,11 @@ async fn chunks_come_back_or_are_refused() {
     assert!(matches!(blobs.get_chunk("job/b", &hash).await, Err(StoreError::Damaged(_))));
     blobs.delete_namespace("job").await.unwrap();
     blobs.delete_namespace("job").await.unwrap();
-    assert!(!blobs.has_chunk("job/a", &hash).await.unwrap());
-    assert!(blobs.has_chunk("job2", &hash).await.unwrap());
+    assert!(!blobs.has_chunk("job/a", &hash, 1000).await.unwrap());
+    assert!(blobs.has_chunk("job2", &hash, 1000).await.unwrap());
+    assert!(!blobs.has_chunk("job2", &hash, 999).await.unwrap(), "another length is not it");
     blobs.put_chunk("job/a", &hash, bytes.clone()).await.unwrap();
-    assert!(blobs.has_chunk("job/a", &hash).await.unwrap());
+    assert!(blobs.has_chunk("job/a", &hash, 1000).await.unwrap());
     let long = "x".repeat(129);
     for bad in ["", "/", "a//b", "../a", "a/..", "a b", "a.b", "/a", "a/", long.as_str()] {
         let refused = blobs.put_chunk(bad, &Hash([0; 32]), bytes.clone()).await;

@@ -99,6 +99,8 @@ struct Joined {
     entry: RosterEntry,
     /// Invited to the next attempt: a party that missed a round is not, until it joins again.
     active: bool,
+    /// An authority no longer knows these keys: only others may join under this name.
+    barred: bool,
 }
 
 /// Waiting for enough parties to open an attempt.
@@ -459,10 +461,19 @@ impl AggregatorJob {
             None if self.parties.len() >= self.manifest.max_parties as usize => {
                 return Err(Refusal::new(Code::BadRoster, "the job is full"));
             }
+            Some(known) if known.barred && known.entry == *entry => {
+                return Err(Refusal::new(
+                    Code::UnknownParty,
+                    "an authority knows newer keys of this party; finish the rotation everywhere",
+                ));
+            }
             Some(known) if known.active && known.entry == *entry => return Ok(Vec::new()),
             _ => {}
         }
-        self.parties.insert(entry.party.clone(), Joined { entry: entry.clone(), active: true });
+        self.parties.insert(
+            entry.party.clone(),
+            Joined { entry: entry.clone(), active: true, barred: false },
+        );
         let mut outputs = vec![Output::Log(Fact::job(
             "party.joined",
             format!("{} epoch {}", entry.party, entry.epoch),
@@ -766,15 +777,15 @@ impl AggregatorJob {
         let opened = match outcome {
             Ok(opened) => opened,
             Err(refusal) => {
-                // A garbage pad, value or functional key: who sent it is not visible in signed
-                // bytes, so all members and authorities are suspects, and the round, once opened,
-                // is never opened again.
-                let suspects: Vec<&str> =
-                    attempt.headers.keys().chain(bound.keys.keys()).map(Name::as_str).collect();
-                let why = Refusal::new(
-                    refusal.code,
-                    format!("{}; suspects: {}", refusal.detail, suspects.join(", ")),
-                );
+                // The round, once opened, is never opened again. Bytes that are no element of the
+                // scheme name their signer; of a garbage pad, value or key nothing signed tells who
+                // sent it, so all members and authorities are suspects.
+                let mut why = refusal;
+                if why.culprits.is_empty() {
+                    let suspects: Vec<&str> =
+                        attempt.headers.keys().chain(bound.keys.keys()).map(Name::as_str).collect();
+                    why.detail = format!("{}; suspects: {}", why.detail, suspects.join(", "));
+                }
                 let mut outputs = vec![Output::Log(Fact::of(
                     "round.discarded",
                     fields.round,
@@ -833,15 +844,15 @@ impl AggregatorJob {
         }
         let why = format!("{by} refuses: {refusal}");
         if let Phase::Promising(frozen) = &self.phase {
-            if refusal.code == Code::UnknownParty {
-                // Someone's keys changed at an authority: each joins again with what it has now,
-                // or every further attempt would be refused as well.
-                for entry in &frozen.attempt.open.roster {
-                    if let Some(joined) = self.parties.get_mut(&entry.party)
-                        && joined.entry == *entry
-                    {
-                        joined.active = false;
-                    }
+            // Someone's keys changed at an authority: whoever it names is out until it joins with a
+            // later epoch, or every further attempt would be refused as well.
+            for entry in &frozen.attempt.open.roster {
+                if refusal.concerns.contains(&entry.party)
+                    && let Some(joined) = self.parties.get_mut(&entry.party)
+                    && joined.entry == *entry
+                {
+                    joined.active = false;
+                    joined.barred = true;
                 }
             }
             return self.give_up(cx, &why);

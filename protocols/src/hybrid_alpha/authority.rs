@@ -288,7 +288,8 @@ impl AuthorityJob {
                 return Err(Refusal::new(
                     Code::UnknownParty,
                     format!("{} is not enrolled here with these keys", entry.party),
-                ));
+                )
+                .concerning(entry.party.clone()));
             }
         }
         let members = self.members(&freeze, &open, &label)?;
@@ -332,13 +333,7 @@ impl AuthorityJob {
             ));
         }
         // A8
-        let before_released = fields.round.checked_sub(1).is_none_or(|before| {
-            matches!(
-                self.rounds.get(&before),
-                Some(RoundLedger { live: Some(Live::Released(_)), .. })
-            )
-        });
-        if !before_released {
+        if !self.released(fields.round.checked_sub(1)) {
             return Err(Refusal::new(Code::OutOfOrder, "the round before was not opened here"));
         }
         // A10
@@ -391,6 +386,16 @@ impl AuthorityJob {
             promise,
         }));
         Ok(outputs)
+    }
+
+    /// Whether a round was opened here; there is none before the first.
+    fn released(&self, round: Option<u32>) -> bool {
+        round.is_none_or(|round| {
+            matches!(
+                self.rounds.get(&round),
+                Some(RoundLedger { live: Some(Live::Released(_)), .. })
+            )
+        })
     }
 
     /// A5: every member signed a submission of this label, each party once, in roster order.
@@ -531,6 +536,15 @@ impl AuthorityJob {
             || request.attempt >= self.manifest.deadlines.max_attempts
         {
             return Err(Refusal::new(Code::UnknownRound, "the job has no such attempt"));
+        }
+        // Attempts follow one another, so that a ledger never holds more than was lived through.
+        let before = request.attempt.checked_sub(1);
+        let reached = self.released(request.round.checked_sub(1))
+            && before.is_none_or(|before| {
+                self.rounds.get(&request.round).is_some_and(|l| l.tombstones.contains_key(&before))
+            });
+        if !reached {
+            return Err(Refusal::new(Code::OutOfOrder, "the attempt before is still undecided"));
         }
         let ledger = self.rounds.entry(request.round).or_default();
         // The same request gets the same bytes, also when a later attempt was released since.

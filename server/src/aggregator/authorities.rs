@@ -173,7 +173,8 @@ impl Authorities {
         let code = Code::ALL.iter().copied().find(|code| code.as_str() == problem.code);
         match code {
             Some(code) if code != Code::Unavailable && status.is_client_error() => {
-                Answered::Refused(Refusal::new(code, problem.detail))
+                let refusal = Refusal::new(code, problem.detail);
+                Answered::Refused(problem.concerns.into_iter().fold(refusal, Refusal::concerning))
             }
             _ => Answered::Later(format!("status {status} {}", problem.code)),
         }

@@ -10,12 +10,13 @@ use quorate_client::engine::{
 };
 use quorate_client::store::{Batch, Store};
 use quorate_crypto::merkle::Hash;
+use quorate_crypto::sum::SchemeError;
 use quorate_protocols::hybrid_alpha::aggregator::{AggregatorJob, Event, OpenSum, Opened};
 use quorate_protocols::hybrid_alpha::messages::BulkRef;
 use quorate_protocols::job::Manifest;
 use quorate_protocols::model::{ModelState, model_after};
 use quorate_protocols::payload::OpenedSum;
-use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::workload::Workload;
 
 use super::authorities::{FIRST_DELAY, MAX_DELAY};
@@ -50,7 +51,10 @@ async fn try_open(aggregator: &Aggregator, job: Hash, work: &OpenSum) -> anyhow:
         }
         Err(error) => {
             let refusal = match error.downcast::<EngineError>() {
-                Ok(error) => error.into_refusal()?,
+                Ok(error) => {
+                    let culprit = culprit(work, &error);
+                    culprit.into_iter().fold(error.into_refusal()?, Refusal::blaming)
+                }
                 Err(other) => return Err(other),
             };
             aggregator.driver.log_refusal(&job, &refusal).await?;
@@ -60,6 +64,18 @@ async fn try_open(aggregator: &Aggregator, job: Hash, work: &OpenSum) -> anyhow:
     };
     handle(aggregator, job, Event::Opened { label, outcome }, rows).await?;
     Ok(())
+}
+
+/// Who signed the bytes that are no elements of the scheme.
+fn culprit(work: &OpenSum, error: &EngineError) -> Option<Culprit> {
+    let EngineError::Message { index, error: SchemeError::Malformed(_) } = error else {
+        return None;
+    };
+    let party = work.ciphertexts.get(*index).map(|(party, _)| Culprit::Party(party.clone()));
+    party.or_else(|| {
+        let (authority, _) = work.keys.get(index.checked_sub(work.ciphertexts.len())?)?;
+        Some(Culprit::Authority(authority.clone()))
+    })
 }
 
 /// The sum's object and the hash of the model state after it.

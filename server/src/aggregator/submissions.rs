@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use quorate_client::bulk::{Bulk, Spool};
 use quorate_client::engine::{bulk_info, now_ms};
-use quorate_client::store::Batch;
+use quorate_client::store::{Batch, StoreError};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
 use quorate_protocols::hybrid_alpha::STEP_SUBMIT;
@@ -58,14 +58,19 @@ pub(crate) async fn open(
     let bulk = Bulk::parse(bulk_info(&reference), expected, &opening.leaves)?;
     let record = [header.to_wire(), bulk.to_record()].concat();
     let (store, key) = (aggregator.driver.store(), upload_key(&job, &label, &party));
-    let before = store.get_record(UPLOAD, &key).await?;
     let at = (job, label, party);
-    if before.as_ref() != Some(&record) {
-        if before.is_some() {
-            // Other bytes, none of which were complete: a party holds room for one ciphertext.
-            store.blobs().delete_namespace(&upload_space(&at.0, &at.1, &at.2)).await?;
+    // One header per label and party: an honest party seals to the same bytes each time, and a
+    // second header could replace the object that the machine is about to take.
+    match store.commit(Batch::new().insert_new_record(UPLOAD, &key, record.clone())).await {
+        Ok(_) => {}
+        Err(StoreError::Exists { .. }) => {
+            if store.get_record(UPLOAD, &key).await?.as_ref() != Some(&record) {
+                let why = "this party opened an upload of other bytes under this label before";
+                let refusal = Refusal::new(Code::Duplicate, why);
+                return Err(logged(&aggregator, &job, refusal).await?.into());
+            }
         }
-        store.commit(Batch::new().put_record(UPLOAD, &key, record)).await?;
+        Err(error) => return Err(error.into()),
     }
     Ok(missing_response(&spool(&aggregator, &at, bulk).await?))
 }

@@ -50,9 +50,6 @@ pub(super) struct PartyArgs {
     /// Least c it accepts.
     #[arg(long, default_value_t = 0)]
     min_colluders: u32,
-    /// Least number of authorities it accepts.
-    #[arg(long, default_value_t = 1)]
-    min_authorities: u32,
     /// How long an unreachable service is tried again, in seconds.
     #[arg(long, default_value_t = 600)]
     patience: u64,
@@ -82,12 +79,8 @@ async fn take_part(args: PartyArgs) -> anyhow::Result<()> {
     config.tenant = args.tenant.as_deref().map(Name::new).transpose()?;
     config.authorities = args.authorities;
     config.patience = Duration::from_secs(args.patience);
-    config.minima = Minima {
-        k_min: args.min_k,
-        colluders: args.min_colluders,
-        authorities: args.min_authorities,
-        accepted: Vec::new(),
-    };
+    config.minima =
+        Minima { k_min: args.min_k, colluders: args.min_colluders, ..Minima::default() };
     let name = config.name.clone();
     let party = Party::connect(config).await.context("cannot connect")?;
     let job = match args.job {
