@@ -244,6 +244,9 @@ async fn watch(
         tokio::time::sleep(LOOK).await;
     }
     bar.finish_and_clear();
+    if faults.left() > 0 {
+        println!("faults that did not come, the job was over before: {}", faults.left());
+    }
     Ok(())
 }
 

@@ -87,7 +87,8 @@ impl Crash {
         for job in 0..jobs {
             ids.insert(self.job(job).await.with_context(|| format!("job {job}"))?);
         }
-        let keys = check_recording(&self.proxies)?;
+        let recordings: Vec<Vec<Exchange>> = self.proxies.iter().map(Proxy::exchanges).collect();
+        let keys = check_recording(&recordings)?;
         for id in ids {
             for round in 0..=ROUNDS {
                 let opened = keys.get(&(id, round)).copied();
@@ -222,19 +223,19 @@ impl Crash {
 }
 
 /// What the wire must not hold: two functional keys of one authority for one label, two bodies of
-/// one key, keys for two attempts of one round. Returns the keys per job and round.
-fn check_recording(proxies: &[Proxy]) -> anyhow::Result<BTreeMap<(Hex32, u32), usize>> {
+/// one key, keys for two attempts of one round. Takes a recording per authority and returns the
+/// number of keys per job and round.
+fn check_recording(recordings: &[Vec<Exchange>]) -> anyhow::Result<BTreeMap<(Hex32, u32), usize>> {
     let mut keys = BTreeMap::new();
     let mut attempts: BTreeMap<(Hex32, u32), BTreeSet<[u8; 32]>> = BTreeMap::new();
-    for proxy in proxies {
-        let exchanges = proxy.exchanges();
+    for exchanges in recordings {
         let mut places = BTreeMap::new();
-        for promise in promises(&exchanges)? {
+        for promise in promises(exchanges)? {
             places.insert(promise.label, (Hex32(promise.manifest.0), promise.round));
         }
         let mut by_label: BTreeMap<_, BTreeSet<Vec<u8>>> = BTreeMap::new();
         let mut chunks: BTreeMap<&str, BTreeSet<&[u8]>> = BTreeMap::new();
-        for exchange in &exchanges {
+        for exchange in exchanges {
             if let Ok(Message::FuncKey(key)) = Message::from_wire(&exchange.answer) {
                 let claim = key.peek()?;
                 let signed = [key.body(), &key.signature().0].concat();
@@ -271,4 +272,53 @@ fn promises(
         }
     }
     Ok(out)
+}
+
+/// The answers of an authority that promises and releases these (round, attempt, key byte).
+fn released(releases: &[(u32, u16, u8)]) -> Vec<Exchange> {
+    use quorate_crypto::keys::Identity;
+    use quorate_crypto::merkle::Hash;
+    use quorate_crypto::sum::Label;
+    use quorate_protocols::hybrid_alpha::messages::{BulkRef, FuncKey, Promise};
+    use quorate_protocols::wire::{Name, Signed};
+
+    let identity = Identity::generate(&mut ChaCha20Rng::seed_from_u64(9));
+    let authority = Name::new("authority-a").unwrap();
+    let mut exchanges = Vec::new();
+    for (round, attempt, byte) in releases.iter().copied() {
+        let (mut label, hash) = (Label([1; 32]), Hash([2; 32]));
+        label.0[..2].copy_from_slice(&[round.to_le_bytes()[0], attempt.to_le_bytes()[0]]);
+        let (manifest, authority) = (hash, authority.clone());
+        let key = BulkRef { len: 8, root: Hash([byte; 32]) };
+        let (freeze, y, request) = (hash, hash, hash);
+        let key = FuncKey { authority: authority.clone(), label, request, key };
+        let promise = Promise { authority, manifest, round, attempt, label, freeze, y };
+        let promise = Message::Promise(Signed::sign(promise, &identity).signed().clone());
+        let key = Message::FuncKey(Signed::sign(key, &identity).signed().clone());
+        let answers = [
+            ("POST /promises".to_owned(), promise.to_wire()),
+            ("POST /keys".to_owned(), key.to_wire()),
+            (format!("GET /keys/{round}.{attempt}/chunks/0"), vec![byte; 8]),
+        ];
+        exchanges.extend(answers.map(|(request, answer)| {
+            let status = "HTTP/1.1 200 OK".to_owned();
+            Exchange { request, status, answer }
+        }));
+    }
+    exchanges
+}
+
+#[test]
+fn a_second_key_and_a_second_attempt_are_found_in_a_recording() {
+    let check = |releases: &[(u32, u16, u8)]| check_recording(&[released(releases)]);
+    let keys = check(&[(0, 0, 5), (0, 0, 5), (1, 1, 6)]).unwrap();
+    assert_eq!(keys.values().copied().collect::<Vec<_>>(), [1, 1]);
+    assert!(check(&[(0, 0, 5), (0, 0, 6)]).unwrap_err().to_string().contains("functional keys"));
+    assert!(check(&[(0, 0, 5), (0, 1, 6)]).unwrap_err().to_string().contains("opened attempts"));
+    assert!(check(&[]).is_err());
+    let mut other_bytes = released(&[(0, 0, 5)]);
+    let mut again = released(&[(0, 0, 5)]);
+    again[2].answer = vec![0; 8];
+    other_bytes.extend(again);
+    assert!(check_recording(&[other_bytes]).unwrap_err().to_string().contains("answers"));
 }
