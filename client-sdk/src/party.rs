@@ -4,8 +4,8 @@
 //! # async fn example(job: quorate_crypto::merkle::Hash) -> Result<(), quorate_client::party::PartyError> {
 //! use quorate_client::party::{Party, PartyConfig};
 //!
-//! let config = PartyConfig::new("bank-1", "http://127.0.0.1:7000", "./bank-1")?
-//!     .authority("http://127.0.0.1:7001");
+//! let config = PartyConfig::new("bank-1", "http://127.0.0.1:7100", "./bank-1")?
+//!     .authority("http://127.0.0.1:7101");
 //! let party = Party::connect(config).await?;
 //! let sums = party.sum(job, |round| Ok(vec![i64::from(round), 2, 3])).await?;
 //! println!("{:?}", sums[0].values);

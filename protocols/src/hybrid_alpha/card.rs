@@ -25,9 +25,10 @@ pub const CARD: Card = Card {
         },
     ],
     utility: "exact sums; one upload per party and round, no extra round for drop-outs; one promise \
-              and one functional key per authority and round, each key as long as the sum",
+              and one functional key per authority and round, as long as the scheme says",
     leakage: "each opened sum, exactly (no noise in this version): the model of every round, the \
-              loss and row count of the members together, and their column means; c colluding \
+              loss and row count of the members together, and their column means; rounds that \
+              differ by one party show its row count and approximate its update; c colluding \
               parties subtract their own vectors and see the sum of at least k_min others",
     assumptions: &[
         "the aggregator and at least one authority do not collude",
