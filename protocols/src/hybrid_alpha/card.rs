@@ -25,7 +25,7 @@ pub const CARD: Card = Card {
         },
     ],
     utility: "exact sums; one upload per party and round, no extra round for drop-outs; one promise \
-              and one functional key per authority and round, as long as the scheme says",
+              and one functional key per authority and round, whose length the scheme sets",
     leakage: "each opened sum, exactly (no noise in this version): the model of every round, the \
               loss and row count of the members together, and their column means; rounds that \
               differ by one party show its row count and approximate its update; c colluding \
