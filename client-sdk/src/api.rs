@@ -419,7 +419,7 @@ pub struct JobSpec {
     /// How long stragglers are waited for once the floor is reached.
     #[serde(default = "defaults::grace_seconds")]
     pub grace_seconds: f64,
-    /// How long authorities still release after a round's deadline.
+    /// How long authorities still promise after a round's deadline.
     #[serde(default = "defaults::key_seconds")]
     pub key_seconds: f64,
     /// Attempts of one round before the job fails.

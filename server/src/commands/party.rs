@@ -29,7 +29,7 @@ pub(super) struct PartyArgs {
     /// Address of the aggregator.
     #[arg(long, env = "QUORATE_AGGREGATOR", default_value = "http://127.0.0.1:7100")]
     aggregator: String,
-    /// Address of an authority to enrol at, 1 to 4 times; a job's must be among them.
+    /// Address of an authority to enrol at, 1 to 4 times; a job must use all of them and no other.
     #[arg(long = "authority", value_name = "URL", required = true)]
     authorities: Vec<String>,
     /// Folder of the store, which holds its keys; made if it is not there.
