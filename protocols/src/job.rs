@@ -43,7 +43,7 @@ pub struct Deadlines {
     pub collect_ms: u64,
     /// Once the floor is reached, how long stragglers are still waited for, in milliseconds.
     pub grace_ms: u64,
-    /// After a round's deadline, how long authorities still promise and release, in milliseconds.
+    /// After a round's deadline, how long authorities still promise, in milliseconds.
     pub key_ms: u64,
     /// Attempts of one round before the job fails.
     pub max_attempts: u16,
