@@ -14,7 +14,7 @@ DEMO_ARGS ?=
 DEMO_OUT := demo-out
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test lint bench soak fuzz clean setup setup-dev
+.PHONY: help demo test lint bench soak mutant fuzz clean setup setup-dev
 
 help:
 	@echo "make demo    five banks train one model through key authorities and an aggregator"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint    layers, format and lints only"
 	@echo "make bench   criterion benches and one measured sum per served scheme"
 	@echo "make soak    the simulation and the crash tests for much longer"
+	@echo "make mutant CHECK=Floor   the attacks with one named check off: must fail"
 	@echo "make fuzz    coverage-guided fuzzing of every decoder (nightly, cargo-fuzz)"
 	@echo "make clean   remove build outputs and the demo's folder"
 
@@ -69,6 +70,9 @@ bench: setup
 soak: setup
 	QUORATE_SIM_SEEDS=$${QUORATE_SIM_SEEDS:-100000} QUORATE_CRASH_JOBS=$${QUORATE_CRASH_JOBS:-500} \
 		$(CARGO) test --release --workspace --locked -- --include-ignored
+
+mutant: setup
+	QUORATE_MUTANT=$(CHECK) $(CARGO) test --workspace --locked --features quorate-tests/mutants --test attacks
 
 fuzz: setup
 	@command -v cargo-fuzz >/dev/null || { echo "needs: cargo install cargo-fuzz, and a nightly toolchain"; exit 1; }

@@ -283,7 +283,7 @@ fn rounds(f: &mut fmt::Formatter<'_>, report: &DemoReport) -> fmt::Result {
         for (_, value) in row.ms.phases() {
             write!(f, "<td class=\"n\">{}</td>", millis(value))?;
         }
-        write!(f, "<td>{}</td></tr>", Escaped(&row.events.join("; ")))?;
+        write!(f, "<td class=\"events\">{}</td></tr>", Escaped(&row.events.join("; ")))?;
     }
     f.write_str("</tbody></table></div></section>")
 }
