@@ -15,7 +15,7 @@ pub(super) struct CardsArgs {
 
 pub(super) fn run(args: &CardsArgs) -> anyhow::Result<()> {
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&as_json()?)?);
+        say!("{}", serde_json::to_string_pretty(&as_json()?)?);
     } else {
         print!("{}", as_text());
     }

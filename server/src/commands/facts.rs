@@ -34,9 +34,9 @@ pub(super) async fn run(args: FactsArgs) -> anyhow::Result<()> {
         after = last;
         for fact in page {
             if args.json {
-                println!("{fact}");
+                say!("{fact}");
             } else {
-                println!("{}", line(&fact));
+                say!("{}", line(&fact));
             }
         }
     }
@@ -51,7 +51,11 @@ fn line(fact: &Value) -> String {
         _ => String::new(),
     };
     let code = body["code"].as_str().map(|code| format!(" {code}")).unwrap_or_default();
-    let note = body["note"].as_str().unwrap_or_default();
+    let note = match (body["note"].as_str(), body["party"].as_str()) {
+        (Some(note), _) => note.to_owned(),
+        (None, Some(party)) => format!("{party} epoch {}", body["epoch"]),
+        (None, None) => String::new(),
+    };
     let seq = fact["seq"].as_u64().unwrap_or(0);
     format!("{seq:6} {job:8} {:12} {}{at}{code} {note}", text("actor"), text("predicate"))
 }

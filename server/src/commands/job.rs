@@ -95,9 +95,9 @@ async fn create(client: &Client, json: bool, file: &PathBuf) -> anyhow::Result<(
     let body = serde_json::to_vec(&spec)?;
     let created: JobCreated = client.request(Method::POST, "/v1/jobs", body).await?;
     if json {
-        println!("{}", serde_json::to_string(&created)?);
+        say!("{}", serde_json::to_string(&created)?);
     } else {
-        println!("{}", created.job);
+        say!("{}", created.job);
     }
     Ok(())
 }
@@ -105,14 +105,14 @@ async fn create(client: &Client, json: bool, file: &PathBuf) -> anyhow::Result<(
 async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     let jobs: Vec<JobStatus> = client.json("/v1/jobs").await?;
     if json {
-        println!("{}", serde_json::to_string(&jobs)?);
+        say!("{}", serde_json::to_string(&jobs)?);
         return Ok(());
     }
-    println!("{:14} {:8} {:10} {:12} {:>9}  title", "job", "kind", "scheme", "phase", "rounds");
+    say!("{:14} {:8} {:10} {:12} {:>9}  title", "job", "kind", "scheme", "phase", "rounds");
     for job in jobs {
         let id: String = job.job.to_string().chars().take(12).collect();
         let kind = serde_json::to_value(job.workload)?;
-        println!(
+        say!(
             "{id:14} {:8} {:10} {:12} {:>4}/{:<4}  {}",
             kind.as_str().unwrap_or_default(),
             job.scheme,
@@ -141,22 +141,22 @@ async fn find(client: &Client, text: &str) -> anyhow::Result<JobStatus> {
 
 fn print(job: &JobStatus, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string(job)?);
+        say!("{}", serde_json::to_string(job)?);
         return Ok(());
     }
     let names = |list: &[quorate_protocols::wire::Name]| {
         list.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ")
     };
-    println!("job        {}", job.job);
-    println!("title      {}", job.title);
-    println!("scheme     {}", job.scheme);
-    println!("phase      {}, round {} attempt {}", job.phase, job.round, job.attempt);
-    println!("opened     {} of {} rounds", job.opened, job.rounds);
-    println!("floor      {} parties", job.floor);
-    println!("joined     {}", names(&job.joined));
-    println!("submitted  {}", names(&job.submitted));
+    say!("job        {}", job.job);
+    say!("title      {}", job.title);
+    say!("scheme     {}", job.scheme);
+    say!("phase      {}, round {} attempt {}", job.phase, job.round, job.attempt);
+    say!("opened     {} of {} rounds", job.opened, job.rounds);
+    say!("floor      {} parties", job.floor);
+    say!("joined     {}", names(&job.joined));
+    say!("submitted  {}", names(&job.submitted));
     if let Some(outcome) = &job.outcome {
-        println!("outcome    {}", outcome_text(outcome));
+        say!("outcome    {}", outcome_text(outcome));
     }
     Ok(())
 }

@@ -109,7 +109,7 @@ async fn rotate(
         }
     }
     let (keys, _) = keys::rotate(store, &http, name, &authorities).await?;
-    println!("{name}: key epoch {}, confirmed by {} authorities", keys.epoch, authorities.len());
+    say!("{name}: key epoch {}, confirmed by {} authorities", keys.epoch, authorities.len());
     Ok(())
 }
 
@@ -122,9 +122,9 @@ async fn show(store: &Store, name: &Name, json: bool) -> anyhow::Result<()> {
         let shown = serde_json::json!({
             "party": name, "epoch": entry.epoch, "verify": verify, "exchange": exchange,
         });
-        println!("{shown}");
+        say!("{shown}");
     } else {
-        println!(
+        say!(
             "party     {name}\nepoch     {}\nverify    {verify}\nexchange  {exchange}",
             entry.epoch
         );

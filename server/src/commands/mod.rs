@@ -1,5 +1,13 @@
 //! The command line, one file per command.
 
+/// Prints a line to standard output. A reader that went away, such as `head`, ends the command
+/// quietly.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::commands::write_line(format_args!($($text)*))
+    };
+}
+
 mod cards;
 mod client;
 mod demo;
@@ -59,6 +67,17 @@ enum Command {
 enum BenchCommand {
     /// One sum under one scheme, with the bare primitives beside it.
     Sum(crate::bench::BenchSum),
+}
+
+fn write_line(text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{text}") {
+        let quiet = error.kind() == std::io::ErrorKind::BrokenPipe;
+        if !quiet {
+            eprintln!("error: cannot write to standard output: {error}");
+        }
+        std::process::exit(i32::from(!quiet));
+    }
 }
 
 /// Runs the command line.

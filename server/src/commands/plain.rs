@@ -17,6 +17,6 @@ pub(super) struct PlainArgs {
 /// # Errors
 /// When a file cannot be read or does not fit.
 pub(super) fn run(args: &PlainArgs) -> anyhow::Result<()> {
-    println!("{}", plain::line(&plain::retrain(&args.config)?));
+    say!("{}", plain::line(&plain::retrain(&args.config)?));
     Ok(())
 }

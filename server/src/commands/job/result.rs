@@ -11,7 +11,7 @@ use quorate_client::store::Blobs;
 use quorate_crypto::merkle::Hash;
 use quorate_protocols::hybrid_alpha::messages::ResultRecord;
 use quorate_protocols::job::{JobPackage, Manifest};
-use quorate_protocols::model::{mean_loss, model_after};
+use quorate_protocols::model::{TABLE_BITS, mean_loss, model_after};
 use quorate_protocols::payload::OpenedSum;
 use quorate_protocols::wire::Verified;
 use quorate_protocols::workload::Workload;
@@ -69,7 +69,7 @@ pub(super) async fn result(
     };
     drop(scratch);
     if json {
-        println!("{printed}");
+        say!("{printed}");
     } else {
         print_short(&printed);
     }
@@ -140,10 +140,19 @@ fn model(
     let state = model_after(&manifest.workload, &manifest.code, round, moments, sum)?;
     let params: Vec<f64> = state.params.iter().map(|code| manifest.code.decode(*code)).collect();
     let loss = if round == 0 { None } else { mean_loss(sum, &manifest.code) };
+    // In units of each column's scale: u = (x - offset) / 2^scale_log2.
+    let scale = 2f64.powi(-TABLE_BITS.cast_signed());
+    let moments = state.moments.as_ref().map(|table| {
+        let columns = table.columns.iter();
+        let columns: Vec<Value> = columns
+            .map(|m| json!({ "mean": m.mean as f64 * scale, "std": m.std as f64 * scale }))
+            .collect();
+        json!({ "rows": table.rows, "unit": "scaled column", "columns": columns })
+    });
     Ok(json!({
         "job": job.job, "round": round, "members": members, "rows": sum.rows,
         "loss_before_round": loss, "model_hash": state.hash().to_string(),
-        "moments": state.moments, "params": params,
+        "moments": moments, "params": params,
     }))
 }
 
@@ -155,13 +164,9 @@ fn print_short(value: &Value) {
         match field.as_array() {
             Some(list) if list.len() > SHOWN => {
                 let head: Vec<String> = list.iter().take(SHOWN).map(Value::to_string).collect();
-                println!(
-                    "{name}: [{}, ...] ({} values; all with --json)",
-                    head.join(", "),
-                    list.len()
-                );
+                say!("{name}: [{}, ...] ({} values; all with --json)", head.join(", "), list.len());
             }
-            _ => println!("{name}: {field}"),
+            _ => say!("{name}: {field}"),
         }
     }
 }
