@@ -144,6 +144,19 @@ async fn a_manifest_below_a_minimum_is_refused_by_party_and_authority() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_party_that_trusts_two_authorities_joins_no_job_of_one() -> Result<()> {
+    let (one, two) = (World::with(&[Minima::default()]).await?, World::start().await?);
+    let job = one.create(&spec(4, 3, 8, 1)).await?;
+    let mut config = one.config("p0")?;
+    config.authorities.push(two.authorities[1].url());
+    match one.connect(config).await?.join(job).await {
+        Err(PartyError::Refused(refusal)) => assert_eq!(refusal.code, Code::BelowMinima),
+        other => bail!("{other:?}"),
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plaintext_given_to_one_job_enters_another_only_where_that_is_allowed() -> Result<()> {
     let world = World::start().await?;
     let spec = spec(3, 3, 8, 2);
