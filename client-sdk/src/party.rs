@@ -18,6 +18,11 @@
 //! clear: a retry must encrypt the same bytes. Both lie in a folder that only its owner reads;
 //! encrypt the volume. Plaintexts and ciphertexts are erased when the round's result is accepted.
 //! Buffers of this crate are zeroized; those of the HTTP, database and file libraries are not.
+//!
+//! Two sums over one plaintext, of different members, give the plaintext away by subtraction. So a
+//! party contributes each plaintext to one job only, unless
+//! [`PartyConfig::allow_repeated_plaintexts`] is set: the store remembers their roots for good.
+//! Equal values in another encoding, such as a vector of another length, are not recognised.
 
 mod run;
 
@@ -70,6 +75,19 @@ pub enum PartyError {
     /// Local training failed.
     #[error("local training: {0:#}")]
     Training(anyhow::Error),
+    /// This plaintext was given to another job.
+    #[error(
+        "this party's contribution to round {round} is byte for byte the one it gave to job \
+         {before}: sums over it with other members would show it by subtraction. Nothing was sent. \
+         Contribute other data, or allow repeated plaintexts (--allow-repeats) if showing them to \
+         whoever sees both sums is acceptable"
+    )]
+    Repeated {
+        /// The round that would have repeated it.
+        round: u32,
+        /// The job it was given to.
+        before: String,
+    },
     /// The job ended without all its results.
     #[error("the job ended: {0:?}")]
     Ended(JobOutcome),
@@ -208,6 +226,11 @@ pub struct PartyConfig {
     /// What it accepts at least. An empty list of accepted authorities stands for those it enrols
     /// at.
     pub minima: Minima,
+    /// Whether a plaintext that was given to one job may enter a sum of another.
+    ///
+    /// # Security
+    /// Two such sums, of members that differ in this party, give its plaintext by subtraction.
+    pub allow_repeated_plaintexts: bool,
     /// How long an unreachable peer is tried again.
     pub patience: Duration,
     /// Where progress is reported.
@@ -231,6 +254,7 @@ impl PartyConfig {
             authorities: Vec::new(),
             store: store.into(),
             minima: Minima::default(),
+            allow_repeated_plaintexts: false,
             patience: Duration::from_secs(600),
             events: Arc::new(|_| {}),
         })
@@ -290,6 +314,7 @@ struct Inner {
     aggregator: VerifyKey,
     authorities: Vec<PinnedAuthority>,
     minima: Minima,
+    allow_repeated_plaintexts: bool,
     certificates: Certificates,
     events: Events,
 }
@@ -367,6 +392,7 @@ impl Party {
             aggregator: aggregator.verify.into(),
             authorities,
             minima,
+            allow_repeated_plaintexts: config.allow_repeated_plaintexts,
             certificates,
             events: config.events,
         };
@@ -425,7 +451,7 @@ impl Party {
     /// returns all sums.
     ///
     /// # Errors
-    /// As [`Party::run`]; [`PartyError::Ended`] when the job fails or is cancelled. A vector equal
+    /// As [`Party::run`], [`PartyError::Repeated`] among them; [`PartyError::Ended`] when the job fails or is cancelled. A vector equal
     /// to one of an earlier round is refused with [`Code::LabelReuse`].
     pub async fn sum(
         &self,

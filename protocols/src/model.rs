@@ -186,24 +186,6 @@ impl ModelState {
     }
 }
 
-/// The model hash in the label of round `round`, given the state before it.
-///
-/// Plain sums have no model: their hash covers the round and the previous result instead.
-#[must_use]
-pub fn model_hash(
-    workload: &Workload,
-    state: &ModelState,
-    round: u32,
-    previous_result_hash: &Hash,
-) -> Hash {
-    match workload {
-        Workload::Sum { .. } => {
-            hash_parts("quorate/model/sum/1", &[&round.to_le_bytes(), &previous_result_hash.0])
-        }
-        Workload::Train(_) => state.hash(),
-    }
-}
-
 /// The state after round `round`, from nothing but the opened moments and the sum of that round.
 ///
 /// # Errors
@@ -406,15 +388,6 @@ mod tests {
         let none = OpenedSum { rows: 0, body: vec![0; 6] };
         let state = initial.advance(&job, 0, &moments()).unwrap();
         assert_eq!(state.advance(&job, 1, &none), Err(ModelError::NotASum));
-    }
-
-    #[test]
-    fn plain_sums_have_a_hash_per_round() {
-        let job = Workload::Sum { dim: 7, rounds: 2, max_abs: 5 };
-        let state = ModelState::initial(&job, &CODE);
-        let zero = Hash([0; 32]);
-        assert_ne!(model_hash(&job, &state, 0, &zero), model_hash(&job, &state, 1, &zero));
-        assert_ne!(model_hash(&job, &state, 1, &zero), model_hash(&job, &state, 1, &Hash([1; 32])));
     }
 
     #[test]

@@ -144,8 +144,6 @@ pub enum ModelSpec {
 impl ModelSpec {
     /// Logistic regression with the penalty of the pooled reference.
     pub const LOGISTIC: Self = Self::Logistic { l2: 1e-3 };
-    /// A hidden layer of 32 units.
-    pub const MLP: Self = Self::Mlp { hidden: 32, l2: 1e-4 };
 }
 
 /// What a party does with its rows in one round.

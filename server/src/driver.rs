@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::http::Problem;
+use crate::refusals::{Log, Refusals};
 
 /// Why a step did not happen; the stored state is as before.
 #[derive(Debug, thiserror::Error)]
@@ -122,13 +123,15 @@ pub struct Driver<M> {
     kind: &'static str,
     actor: Name,
     slots: Mutex<HashMap<Hash, Arc<Slot<M>>>>,
+    refusals: Mutex<Refusals>,
 }
 
 impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
     /// A driver of machines stored under `kind`; facts name `actor`.
     #[must_use]
     pub fn new(store: Store, keys: StoredIdentity, kind: &'static str, actor: Name) -> Self {
-        Self { store, keys, kind, actor, slots: Mutex::default() }
+        let (slots, refusals) = (Mutex::default(), Mutex::default());
+        Self { store, keys, kind, actor, slots, refusals }
     }
 
     /// The store.
@@ -292,7 +295,8 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
         Ok(done)
     }
 
-    /// Logs a refusal as a fact, before it is answered.
+    /// Logs a refusal as a fact, before it is answered. Anybody can cause one, so of many alike
+    /// the first are stored and the rest are counted.
     ///
     /// # Errors
     /// Failures of the store.
@@ -300,15 +304,32 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
         let code = refusal.code.as_str();
         metrics::counter!("quorate_refusals_total", "code" => code).increment(1);
         tracing::warn!(%job, code, detail = refusal.detail, "refused");
-        let culprits: Vec<String> = refusal.culprits.iter().map(culprit_text).collect();
-        let fact = StoredFact {
-            at_ms: now_ms(),
+        let at_ms = now_ms();
+        let fact = |job: &Hash, predicate: &str, body| StoredFact {
+            at_ms,
             job: job.to_string(),
             actor: self.actor.to_string(),
-            predicate: "refused".to_owned(),
-            body: json!({ "code": code, "note": refusal.detail, "culprits": culprits }),
+            predicate: predicate.to_owned(),
+            body,
         };
-        self.store.commit(Batch::new().fact(fact)).await?;
+        let log = {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.log(at_ms, *job, refusal.code)
+        };
+        let Log { stored, suppressed } = log;
+        let mut batch = Batch::new();
+        for (job, code, count) in suppressed {
+            let body = json!({ "code": code.as_str(), "count": count });
+            batch = batch.fact(fact(&job, "refused.suppressed", body));
+        }
+        if stored {
+            let culprits: Vec<String> = refusal.culprits.iter().map(culprit_text).collect();
+            let body = json!({ "code": code, "note": refusal.detail, "culprits": culprits });
+            batch = batch.fact(fact(job, "refused", body));
+        }
+        if !batch.is_empty() {
+            self.store.commit(batch).await?;
+        }
         Ok(())
     }
 

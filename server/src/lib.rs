@@ -8,5 +8,6 @@ pub mod demo;
 pub mod driver;
 pub mod facts;
 pub mod http;
+mod refusals;
 pub mod report;
 mod routes;

@@ -2,6 +2,7 @@
 //! written against what an aggregator can do; it must succeed on `mife-ref` and fail on every
 //! served scheme behind real authorities and parties.
 
+mod refusals;
 mod systems;
 
 use quorate_protocols::refusal::Code;

@@ -43,22 +43,15 @@ fn erased(step: u64) -> Option<u64> {
 
 fn batch(step: u64) -> Batch {
     let id = machine(step);
-    let mut batch = Batch::new()
-        .put_machine("machine", &id, step / 5, state(step))
-        .push_outbox("machine", &id, state(step + 1))
-        .fact(Fact {
-            at_ms: step,
-            job: format!("job{}", step / JOB),
-            actor: id,
-            predicate: "stepped".into(),
-            body: json!({ "step": step }),
-        });
-    if step >= 4 {
-        // The outbox numbers its messages from 1: this is the message of step - 4.
-        batch = batch.pop_outbox(step - 3);
-    }
+    let batch = Batch::new().put_machine("machine", &id, step / 5, state(step)).fact(Fact {
+        at_ms: step,
+        job: format!("job{}", step / JOB),
+        actor: id,
+        predicate: "stepped".into(),
+        body: json!({ "step": step }),
+    });
     let leaves: Vec<u8> = (0..CHUNKS).flat_map(|i| leaf_hash(&chunk(step, i)).0).collect();
-    batch = batch.insert_new_record("chunks", &format!("{step:06}"), leaves);
+    let mut batch = batch.insert_new_record("chunks", &format!("{step:06}"), leaves);
     for old in erased(step).into_iter().flat_map(|job| job * JOB..(job + 1) * JOB) {
         batch = batch.del_record("chunks", &format!("{old:06}"));
     }
@@ -83,8 +76,7 @@ pub(crate) async fn run(dir: &Path, ack: &Path, until: u64) {
         for put in puts {
             put.await.unwrap();
         }
-        let pushed = store.commit(batch(step)).await.unwrap();
-        assert_eq!(pushed, [step + 1]);
+        store.commit(batch(step)).await.unwrap();
         writeln!(ack, "{}", step + 1).unwrap();
         if let Some(job) = erased(step) {
             blobs.delete_namespace(&format!("job{job}")).await.unwrap();
@@ -123,14 +115,9 @@ pub(crate) async fn verify(store: &Store) -> Result<u64, String> {
     }
     let ids = store.list_machines("machine").await.map_err(text)?;
     check(ids.iter().eq(last.keys()), "machines")?;
-    let mut outbox = Vec::new();
     for id in &ids {
         check(store.load_machine("machine", id).await.map_err(text)? == last.remove(id), id)?;
-        outbox.extend(store.pending_outbox("machine", id).await.map_err(text)?);
     }
-    outbox.sort_by_key(|message| message.seq);
-    let expected = (done.saturating_sub(4)..done).map(|step| (step + 1, state(step + 1)));
-    check(outbox.into_iter().map(|m| (m.seq, m.body)).eq(expected), "outbox")?;
 
     let mut named: BTreeMap<String, u64> = BTreeMap::new();
     for step in 0..done {

@@ -175,10 +175,14 @@ impl World {
         Ok(config)
     }
 
-    /// A connected party; waits for what an aborted run of it may still hold.
     pub(crate) async fn party(&self, party: &str) -> Result<Party> {
+        self.connect(self.config(party)?).await
+    }
+
+    /// Connects; waits for what an aborted run may still hold.
+    pub(crate) async fn connect(&self, config: PartyConfig) -> Result<Party> {
         loop {
-            match Party::connect(self.config(party)?).await {
+            match Party::connect(config.clone()).await {
                 Err(PartyError::Store(StoreError::Locked(_))) => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -195,15 +199,24 @@ impl World {
         dim: u64,
         before: impl Fn(u32) -> Result<()> + Send + 'static,
     ) -> Result<JoinHandle<Result<Vec<SumResult>, PartyError>>> {
-        let connected = self.party(party).await?;
-        let id = party.to_owned();
-        Ok(tokio::spawn(async move {
+        Ok(Self::spawn_sum(self.party(party).await?, job, dim, before))
+    }
+
+    /// As [`World::sum`], with a party that is connected.
+    pub(crate) fn spawn_sum(
+        connected: Party,
+        job: Hash,
+        dim: u64,
+        before: impl Fn(u32) -> Result<()> + Send + 'static,
+    ) -> JoinHandle<Result<Vec<SumResult>, PartyError>> {
+        let id = connected.entry().party.to_string();
+        tokio::spawn(async move {
             let vector = move |round| {
                 before(round)?;
                 Ok(vector(&id, round, dim))
             };
             connected.sum(job, vector).await
-        }))
+        })
     }
 
     pub(crate) async fn status(&self, job: Hash) -> Result<JobStatus> {

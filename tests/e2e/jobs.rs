@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, bail, ensure};
 use quorate_client::api::{FrozenRound, JobOutcome, JobSpec, RoundReport};
-use quorate_client::party::PartyError;
+use quorate_client::party::{PartyConfig, PartyError};
+use quorate_client::store::Store;
 use quorate_protocols::job::Minima;
 use quorate_protocols::refusal::Code;
 
@@ -140,6 +141,59 @@ async fn a_manifest_below_a_minimum_is_refused_by_party_and_authority() -> Resul
         other => bail!("{other:?}"),
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_that_trusts_two_authorities_joins_no_job_of_one() -> Result<()> {
+    let (one, two) = (World::with(&[Minima::default()]).await?, World::start().await?);
+    let job = one.create(&spec(4, 3, 8, 1)).await?;
+    let mut config = one.config("p0")?;
+    config.authorities.push(two.authorities[1].url());
+    match one.connect(config).await?.join(job).await {
+        Err(PartyError::Refused(refusal)) => assert_eq!(refusal.code, Code::BelowMinima),
+        other => bail!("{other:?}"),
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plaintext_given_to_one_job_enters_another_only_where_that_is_allowed() -> Result<()> {
+    let world = World::start().await?;
+    let spec = spec(3, 3, 8, 2);
+    let first = world.create(&spec).await?;
+    let mut running = Vec::new();
+    for party in &PARTIES[..3] {
+        running.push(world.sum(party, first, 8, |_| Ok(())).await?);
+    }
+    check_exact(&all_equal(running).await?, 2, 8, 3)?;
+
+    let second = world.create(&spec).await?;
+    let mut running = Vec::new();
+    for party in &PARTIES[..3] {
+        running.push(world.sum(party, second, 8, |_| Ok(())).await?);
+    }
+    for refused in running {
+        match refused.await? {
+            Err(PartyError::Repeated { round: 0, before }) => assert_eq!(before, first.to_string()),
+            other => bail!("{other:?}"),
+        }
+    }
+    assert!(world.status(second).await?.submitted.is_empty());
+    // Nothing of the round is left at a party, and its log says why.
+    let config = world.config("p0")?;
+    let store = Store::open(&config.store).await?;
+    assert!(!config.store.join(format!("blobs/{second}/round-0")).exists());
+    let facts = store.job_facts_since(&second.to_string(), 0, 100).await?;
+    assert!(facts.iter().any(|logged| logged.fact.predicate == "plaintext.repeated"));
+    store.close().await;
+
+    let mut running = Vec::new();
+    for party in &PARTIES[..3] {
+        let config = PartyConfig { allow_repeated_plaintexts: true, ..world.config(party)? };
+        let party = world.connect(config).await?;
+        running.push(World::spawn_sum(party, second, 8, |_| Ok(())));
+    }
+    check_exact(&all_equal(running).await?, 2, 8, 3)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use quorate_client::api::{JobOutcome, PartyView};
+use quorate_client::api::{JobOutcome, JobSpec, PartyView};
 use quorate_client::bulk::{Missing, Opening};
 use quorate_crypto::merkle::{CHUNK_BYTES, Hash, leaf_hash, root};
 use quorate_crypto::sum::Label;
@@ -31,8 +31,12 @@ struct Open {
 
 impl Open {
     async fn start() -> Result<Self> {
+        Self::of(&spec(3, 3, DIM, 1)).await
+    }
+
+    async fn of(spec: &JobSpec) -> Result<Self> {
         let world = World::start().await?;
-        let job = world.create(&spec(3, 3, DIM, 1)).await?;
+        let job = world.create(spec).await?;
         let base = format!("{}/v1/jobs/{job}", world.aggregator.url());
         let package = format!("{base}/package");
         until(async || reqwest::get(&package).await.is_ok_and(|a| a.status().is_success())).await?;
@@ -195,6 +199,32 @@ async fn an_upload_is_resumed_after_a_cut_and_a_restart_and_noise_opens_nothing(
     let leaves =
         Answered::of(reqwest::Client::new().get(format!("{}/results/0/leaves", open.base)));
     assert_eq!(leaves.await?.code(), "UNKNOWN_ROUND");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_group_elements_name_their_party() -> Result<()> {
+    let open = Open::of(&JobSpec { scheme: "ddh-mcfe".to_owned(), ..spec(3, 3, 8, 1) }).await?;
+    let len = open.manifest.step_bytes(0, STEP_SUBMIT)?;
+    // Zeros are the neutral element's encoding; 255s encode nothing.
+    for (party, byte) in [0, 255, 0].into_iter().enumerate() {
+        let parts = [vec![byte; usize::try_from(len)?]];
+        let (_, opening) = open.opening(party, len, &parts);
+        assert_eq!(Answered::post(open.place(party), opening).await?.status, 200);
+        assert_eq!(open.put(party, 0, &parts[0]).await?.status, 204);
+        assert_eq!(open.complete(party).await?.status, 200);
+    }
+    let job = open.manifest.hash();
+    until(async || open.world.status(job).await.is_ok_and(|s| s.outcome.is_some())).await?;
+    let outcome = open.world.status(job).await?.outcome;
+    ensure!(matches!(outcome, Some(JobOutcome::Failed { .. })), "{outcome:?}");
+    let facts = open.world.facts(&open.world.aggregator).await?;
+    let named: Vec<_> = facts
+        .iter()
+        .filter(|fact| fact["predicate"] == "refused")
+        .map(|fact| fact["body"]["culprits"].to_string())
+        .collect();
+    assert_eq!(named, [r#"["party:p1"]"#]);
     Ok(())
 }
 

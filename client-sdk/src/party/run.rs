@@ -16,7 +16,7 @@ use quorate_protocols::hybrid_alpha::messages::{
 };
 use quorate_protocols::hybrid_alpha::party::{Event, PartyJob, PartyOutput, PartyWork};
 use quorate_protocols::job::Manifest;
-use quorate_protocols::machine::{Bug, Context, Output};
+use quorate_protocols::machine::{Bug, Context, Fact, Output};
 use quorate_protocols::model::ModelState;
 use quorate_protocols::payload::plaintext_bytes;
 use quorate_protocols::refusal::{Code, Refusal};
@@ -40,6 +40,8 @@ const MACHINE: &str = "party";
 const BULK: &str = "bulk";
 /// Accepted result records, by job and round.
 const RESULT: &str = "result";
+/// The job a plaintext was given to, by the plaintext's root; kept for good.
+const PLAINTEXT: &str = "plaintext";
 /// Namespaces to erase, written in the commit that makes them garbage.
 const GARBAGE: &str = "garbage";
 
@@ -441,7 +443,20 @@ impl<'a> Run<'a> {
         let bulk = secret_to_bulk(&bytes, (self.party.store.blobs(), &space)).await?;
         drop(bytes);
         let event = Event::Trained { round, plaintext: bulk_ref(&bulk) };
-        if let Some(refusal) = self.apply(event, keep(&space, &bulk)).await? {
+        let root = bulk.info().root.to_string();
+        let (batch, this) = (keep(&space, &bulk), self.id.clone().into_bytes());
+        let batch = if self.party.allow_repeated_plaintexts {
+            batch.put_record(PLAINTEXT, &root, this)
+        } else {
+            batch.insert_new_record(PLAINTEXT, &root, this)
+        };
+        let applied = match self.apply(event, batch).await {
+            Err(PartyError::Store(StoreError::Exists { .. })) => {
+                return Err(self.repeated(round, &root).await?);
+            }
+            applied => applied?,
+        };
+        if let Some(refusal) = applied {
             // Training that has converged here repeats its update to the bit. It stands behind a
             // sum already, so it enters no second one: this party sits the round out.
             let trains = self.manifest.workload.purpose(round) == Some(Purpose::Train);
@@ -454,6 +469,21 @@ impl<'a> Run<'a> {
         let ms = elapsed_ms(start);
         self.party.report(&PartyEvent::Trained { round, ms });
         Ok(trainer)
+    }
+
+    /// Why the plaintext `root` is not contributed; erases it. The round has no other stored bytes.
+    async fn repeated(&self, round: u32, root: &str) -> Result<PartyError, PartyError> {
+        let before = self.party.store.get_record(PLAINTEXT, root).await?;
+        let before = String::from_utf8(before.unwrap_or_default());
+        let before = before.map_err(|_| StoreError::BadNumber)?;
+        let note = format!("round {round}: the plaintext was given to job {before}");
+        let fact = Fact::job("plaintext.repeated", note);
+        let fact = log_line(&self.id, self.party.name.as_str(), &fact);
+        let batch =
+            Batch::new().fact(fact).put_record(GARBAGE, &self.round_space(round), Vec::new());
+        self.party.store.commit(batch).await?;
+        self.erase_garbage().await?;
+        Ok(PartyError::Repeated { round, before })
     }
 
     async fn seal(

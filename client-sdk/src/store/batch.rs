@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::{Fact, Store, StoreError, facts, machines, outbox, records};
+use super::{Fact, Store, StoreError, facts, machines, records};
 
 /// Writes to be committed as one transaction, in the order they were added.
 #[derive(Default)]
@@ -13,9 +13,6 @@ pub struct Batch {
 
 enum Op {
     PutMachine { kind: String, id: String, expected: u64, state: Vec<u8> },
-    DelMachine { kind: String, id: String },
-    PushOutbox { kind: String, id: String, body: Vec<u8> },
-    PopOutbox { seq: u64 },
     Fact(Fact),
     PutRecord { kind: String, key: String, value: Vec<u8> },
     InsertRecord { kind: String, key: String, value: Vec<u8> },
@@ -39,21 +36,6 @@ impl Batch {
     pub fn put_machine(self, kind: &str, id: &str, expected_version: u64, state: Vec<u8>) -> Self {
         let (kind, id) = (kind.to_owned(), id.to_owned());
         self.with(Op::PutMachine { kind, id, expected: expected_version, state })
-    }
-
-    /// Erases a machine, if it exists.
-    pub fn del_machine(self, kind: &str, id: &str) -> Self {
-        self.with(Op::DelMachine { kind: kind.to_owned(), id: id.to_owned() })
-    }
-
-    /// Adds a message of a machine to the outbox; [`Store::commit`] returns its number.
-    pub fn push_outbox(self, kind: &str, id: &str, body: Vec<u8>) -> Self {
-        self.with(Op::PushOutbox { kind: kind.to_owned(), id: id.to_owned(), body })
-    }
-
-    /// Removes a delivered message; no error if it is gone already.
-    pub fn pop_outbox(self, seq: u64) -> Self {
-        self.with(Op::PopOutbox { seq })
     }
 
     /// Appends a fact to the log.
@@ -87,18 +69,12 @@ impl Batch {
         self
     }
 
-    async fn apply(self, db: &mut SqliteConnection) -> Result<Vec<u64>, StoreError> {
-        let mut pushed = Vec::new();
+    async fn apply(self, db: &mut SqliteConnection) -> Result<(), StoreError> {
         for op in self.ops {
             match op {
                 Op::PutMachine { kind, id, expected, state } => {
                     machines::put(db, kind, id, expected, state).await?;
                 }
-                Op::DelMachine { kind, id } => machines::delete(db, kind, id).await?,
-                Op::PushOutbox { kind, id, body } => {
-                    pushed.push(outbox::push(db, kind, id, body).await?);
-                }
-                Op::PopOutbox { seq } => outbox::pop(db, seq).await?,
                 Op::Fact(fact) => facts::append(db, fact).await?,
                 Op::PutRecord { kind, key, value } => records::put(db, kind, key, value).await?,
                 Op::InsertRecord { kind, key, value } => {
@@ -107,13 +83,12 @@ impl Batch {
                 Op::DelRecord { kind, key } => records::delete(db, kind, key).await?,
             }
         }
-        Ok(pushed)
+        Ok(())
     }
 }
 
 impl Store {
-    /// Writes a batch as one transaction and returns, once it is on the disk, the outbox numbers
-    /// of its pushed messages in order.
+    /// Writes a batch as one transaction and returns once it is on the disk.
     ///
     /// The commit runs to its end even if the returned future is dropped.
     ///
@@ -122,28 +97,15 @@ impl Store {
     /// [`StoreError::Conflict`], [`StoreError::Exists`], or a failure of the database. On these
     /// nothing is stored, but for a failure of the disk itself, which leaves the outcome unknown:
     /// load again before going on.
-    pub async fn commit(&self, batch: Batch) -> Result<Vec<u64>, StoreError> {
+    pub async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         let store = self.clone();
         // A task of its own: an HTTP handler is dropped when its peer hangs up.
         let task = tokio::spawn(async move {
             let mut tx = store.pool().begin_with("BEGIN IMMEDIATE").await?;
-            let pushed = batch.apply(&mut tx).await?;
+            batch.apply(&mut tx).await?;
             tx.commit().await?;
-            Ok(pushed)
+            Ok(())
         });
         task.await.map_err(|_| StoreError::Interrupted)?
     }
-}
-
-/// The next number of a named counter.
-pub(super) async fn next_seq(
-    db: &mut SqliteConnection,
-    counter: &'static str,
-) -> Result<i64, StoreError> {
-    let next =
-        sqlx::query_scalar("UPDATE counters SET last = last + 1 WHERE name = $1 RETURNING last")
-            .bind(counter)
-            .fetch_one(db)
-            .await?;
-    Ok(next)
 }

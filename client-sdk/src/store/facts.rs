@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 
-use super::batch::next_seq;
 use super::{Store, StoreError, from_db, to_db};
 
 /// One thing that happened. It never holds secrets or payloads.
@@ -83,12 +82,10 @@ fn logged((seq, at_ms, job, actor, predicate, body): Row) -> Result<LoggedFact, 
 }
 
 pub(super) async fn append(db: &mut SqliteConnection, fact: Fact) -> Result<(), StoreError> {
-    let seq = next_seq(db, "facts").await?;
     sqlx::query(
         "INSERT INTO facts (seq, at_ms, job, actor, predicate, body)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+         SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5 FROM facts",
     )
-    .bind(seq)
     .bind(to_db(fact.at_ms)?)
     .bind(fact.job)
     .bind(fact.actor)

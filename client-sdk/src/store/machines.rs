@@ -68,16 +68,3 @@ pub(super) async fn put(
     .await?;
     Ok(())
 }
-
-pub(super) async fn delete(
-    db: &mut SqliteConnection,
-    kind: String,
-    id: String,
-) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM machines WHERE kind = $1 AND id = $2")
-        .bind(kind)
-        .bind(id)
-        .execute(db)
-        .await?;
-    Ok(())
-}

@@ -1,9 +1,9 @@
 //! The durable store of every service: one SQLite file for small state, a folder of chunks for
 //! vectors.
 //!
-//! A driver loads a machine's state, runs it, and commits the new state, the messages it wants sent
-//! and the facts it established as one [`Batch`]; only then does it send. A message is popped from
-//! the outbox once the peer has answered. Vectors go to [`Blobs`] first, which returns when they are
+//! A driver loads a machine's state, runs it, and commits the new state and the facts it established
+//! as one [`Batch`]; only then does it send. What has to arrive follows from the stored state, which
+//! repeats it until the peer has answered: there is no queue beside it. Vectors go to [`Blobs`] first, which returns when they are
 //! on the disk, so a committed row never names a chunk that a power loss can take away.
 //!
 //! # Security
@@ -16,7 +16,6 @@ mod batch;
 mod blobs;
 mod facts;
 mod machines;
-mod outbox;
 mod records;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -33,7 +32,6 @@ use sqlx::sqlite::{
 pub use batch::Batch;
 pub use blobs::Blobs;
 pub use facts::{Fact, LoggedFact};
-pub use outbox::Outgoing;
 
 /// File name of the database inside the store's folder.
 pub const DATABASE: &str = "store.sqlite";

@@ -21,42 +21,28 @@ async fn everything_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a/b");
     let store = Store::open(&path).await.unwrap();
-    let pushed = store
+    store
         .commit(
             Batch::new()
                 .put_machine("party", "job", 0, vec![0, 255, 0])
-                .push_outbox("party", "job", b"one".to_vec())
-                .push_outbox("party", "other", b"two".to_vec())
-                .push_outbox("party", "job", b"three".to_vec())
                 .fact(fact("joined"))
                 .fact(fact("submitted"))
                 .put_record("peer", "bank-1", b"key".to_vec()),
         )
         .await
         .unwrap();
-    assert_eq!(pushed, [1, 2, 3]);
-    store.commit(Batch::new().pop_outbox(1).pop_outbox(99)).await.unwrap();
     store.close().await;
 
     let store = Store::open(&path).await.unwrap();
     assert_eq!(store.load_machine("party", "job").await.unwrap(), Some((1, vec![0, 255, 0])));
     assert_eq!(store.load_machine("authority", "job").await.unwrap(), None);
     assert_eq!(store.list_machines("party").await.unwrap(), ["job"]);
-    let pending = store.pending_outbox("party", "job").await.unwrap();
-    assert_eq!(
-        pending.iter().map(|m| (m.seq, &m.body[..])).collect::<Vec<_>>(),
-        [(3, &b"three"[..])]
-    );
     let facts = store.facts_since(1, 10).await.unwrap();
     assert_eq!(facts, [LoggedFact { seq: 2, fact: fact("submitted") }]);
     assert_eq!(store.facts_since(0, 1).await.unwrap().len(), 1);
     assert_eq!(store.job_facts_since("job", 0, 9).await.unwrap().len(), 2);
     assert!(store.job_facts_since("another", 0, 9).await.unwrap().is_empty());
     assert_eq!(store.get_record("peer", "bank-1").await.unwrap().as_deref(), Some(&b"key"[..]));
-    // Numbers are not used again when the outbox has run empty.
-    store.commit(Batch::new().pop_outbox(2).pop_outbox(3)).await.unwrap();
-    let pushed = store.commit(Batch::new().push_outbox("party", "job", vec![])).await.unwrap();
-    assert_eq!(pushed, [4]);
 }
 
 #[tokio::test]
@@ -73,8 +59,6 @@ async fn a_conflict_stores_nothing() {
         }
     }
     assert_eq!(store.facts_since(0, 10).await.unwrap().len(), 2);
-    store.commit(Batch::new().del_machine("m", "x")).await.unwrap();
-    assert!(store.load_machine("m", "x").await.unwrap().is_none());
 }
 
 #[tokio::test]

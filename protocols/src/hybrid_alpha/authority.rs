@@ -196,12 +196,6 @@ impl AuthorityJob {
         })
     }
 
-    /// How many rounds were opened here.
-    #[must_use]
-    pub fn released_rounds(&self) -> usize {
-        self.rounds.values().filter(|l| matches!(l.live, Some(Live::Released(_)))).count()
-    }
-
     /// Names of the states of all attempts, for reports.
     #[must_use]
     pub fn state_name(&self) -> &'static str {

@@ -197,12 +197,6 @@ impl PartyJob {
         }
     }
 
-    /// Whether a receipt is held for the current submission.
-    #[must_use]
-    pub const fn acknowledged(&self) -> bool {
-        matches!(&self.phase, Phase::Sent(sent) if sent.receipt.is_some())
-    }
-
     /// Name of the state, for reports.
     #[must_use]
     pub fn state_name(&self) -> &'static str {

@@ -50,20 +50,41 @@ async fn released(
     if let Some(answer) = ask(authority, job, &request).await?.sends.pop() {
         return Ok(answer.1);
     }
-    let turn = {
-        let mut computing = authority.computing.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(computing.entry(label).or_default())
-    };
-    let _only_one = turn.lock().await;
+    let turn = Turn::of(authority, label);
+    let _only_one = turn.lock.lock().await;
     // Who waited for its turn finds the key computed.
     let mut asked = ask(authority, job, &request).await?;
-    let answer = match (asked.sends.pop(), asked.work.pop()) {
-        (Some((_, answer)), _) => answer,
-        (None, Some(work)) => compute(authority, job, work).await?,
-        (None, None) => return Err(Problem::internal(&"the machine gave no answer")),
-    };
-    authority.computing.lock().unwrap_or_else(PoisonError::into_inner).remove(&label);
-    Ok(answer)
+    match (asked.sends.pop(), asked.work.pop()) {
+        (Some((_, answer)), _) => Ok(answer),
+        (None, Some(work)) => compute(authority, job, work).await,
+        (None, None) => Err(Problem::internal(&"the machine gave no answer")),
+    }
+}
+
+/// A place in the queue for the key of one label; the last to leave, however it ends, removes the
+/// queue.
+struct Turn<'a> {
+    authority: &'a Authority,
+    label: Label,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> Turn<'a> {
+    fn of(authority: &'a Authority, label: Label) -> Self {
+        let mut computing = authority.computing.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = Arc::clone(computing.entry(label).or_default());
+        Self { authority, label, lock }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut computing = self.authority.computing.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's and this one: nobody else waits, and nobody can join while the map is locked.
+        if Arc::strong_count(&self.lock) == 2 {
+            computing.remove(&self.label);
+        }
+    }
 }
 
 async fn ask(

@@ -50,6 +50,10 @@ pub(super) struct PartyArgs {
     /// Least c it accepts.
     #[arg(long, default_value_t = 0)]
     min_colluders: u32,
+    /// Contribute what was given to another job already: whoever sees two sums over it, of members
+    /// that differ in this party, can compute it.
+    #[arg(long)]
+    allow_repeats: bool,
     /// How long an unreachable service is tried again, in seconds.
     #[arg(long, default_value_t = 600)]
     patience: u64,
@@ -78,6 +82,7 @@ async fn take_part(args: PartyArgs) -> anyhow::Result<()> {
         .on_event(if args.json { print_json } else { print_line });
     config.tenant = args.tenant.as_deref().map(Name::new).transpose()?;
     config.authorities = args.authorities;
+    config.allow_repeated_plaintexts = args.allow_repeats;
     config.patience = Duration::from_secs(args.patience);
     config.minima =
         Minima { k_min: args.min_k, colluders: args.min_colluders, ..Minima::default() };

@@ -68,14 +68,22 @@ impl Fleet {
         Ok(Self { program, folder, authorities, aggregator, banks: Vec::new() })
     }
 
-    /// Adds a bank that takes part in `job` with the rows of `data`; it is not started yet.
+    /// Adds a bank that takes part in `job` with the rows of `data` and `options` beside; it is not
+    /// started yet.
     ///
     /// # Errors
     /// When its folder cannot be made.
-    pub fn add_bank(&mut self, name: &str, data: &Path, job: Hex32) -> anyhow::Result<()> {
+    pub fn add_bank(
+        &mut self,
+        name: &str,
+        data: &Path,
+        job: Hex32,
+        options: &[&str],
+    ) -> anyhow::Result<()> {
         let mut args = words(&["party", "--json", "--name", name, "--job", &job.to_string()]);
         args.extend(words(&["--aggregator", &self.aggregator.url()?, "--data"]));
         args.push(data.into());
+        args.extend(words(options));
         for authority in &self.authorities {
             args.extend(words(&["--authority", &authority.url()?]));
         }

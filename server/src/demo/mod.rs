@@ -157,7 +157,7 @@ async fn run_to_the_end(options: &Options) -> anyhow::Result<()> {
     let job = aggregator.create(&job_spec(options, &source, &prepared, spec)).await?;
     let mut followed = aggregator.follow(job).await?;
     for (index, bank) in prepared.banks.iter().enumerate() {
-        fleet.add_bank(&bank.name, &bank.file, job)?;
+        fleet.add_bank(&bank.name, &bank.file, job, &[])?;
         if !faults.is_late(index)
             && let Some(service) = fleet.banks.get_mut(index)
         {

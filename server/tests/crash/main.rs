@@ -108,7 +108,8 @@ impl Crash {
         let mut followed = self.aggregator.follow(job).await?;
         self.fleet.banks.clear();
         for bank in &self.prepared.banks {
-            self.fleet.add_bank(&bank.name, &bank.file, job)?;
+            // Every job trains on the same rows: its moments repeat those of the job before.
+            self.fleet.add_bank(&bank.name, &bank.file, job, &["--allow-repeats"])?;
         }
         for bank in &mut self.fleet.banks {
             bank.start().await?;

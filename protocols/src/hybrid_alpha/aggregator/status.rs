@@ -1,0 +1,115 @@
+//! What a job shows of itself.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AggregatorJob, Outcome, Phase};
+use crate::hybrid_alpha::messages::{ResultRecord, RoundOpen};
+use crate::job::JobPackage;
+use crate::wire::{Name, Verified};
+use quorate_crypto::sum::Label;
+
+/// What the aggregator shows about a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the phase.
+    pub phase: String,
+    /// Round that is open or next.
+    pub round: u32,
+    /// Attempt of it.
+    pub attempt: u16,
+    /// Rounds opened so far.
+    pub opened: u32,
+    /// Rounds of the whole job.
+    pub rounds: u32,
+    /// Parties that joined; the active ones are invited next.
+    pub joined: Vec<Name>,
+    /// Members of the current attempt so far.
+    pub submitted: Vec<Name>,
+    /// Set at the end.
+    pub outcome: Option<Outcome>,
+}
+
+impl AggregatorJob {
+    /// Manifest and approvals, once every authority approved.
+    #[must_use]
+    pub fn package(&self) -> Option<JobPackage> {
+        let approvals: Option<Vec<_>> = self
+            .manifest
+            .authorities
+            .iter()
+            .map(|a| self.approvals.get(&a.name).map(|approval| approval.signed().clone()))
+            .collect();
+        Some(JobPackage { manifest: self.manifest.clone(), approvals: approvals? })
+    }
+
+    /// The attempt that takes submissions now.
+    #[must_use]
+    pub const fn open_round(&self) -> Option<&Verified<RoundOpen>> {
+        match &self.phase {
+            Phase::Collecting(attempt) => Some(&attempt.open),
+            _ => None,
+        }
+    }
+
+    /// The attempt that is open, frozen or being opened, and its label.
+    #[must_use]
+    pub fn live_attempt(&self) -> Option<(&Verified<RoundOpen>, Label)> {
+        self.attempt().map(|attempt| (&attempt.open, attempt.label))
+    }
+
+    /// Results so far, oldest first.
+    #[must_use]
+    pub fn results(&self) -> &[Verified<ResultRecord>] {
+        &self.results
+    }
+
+    /// How the job ended, if it did.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<&Outcome> {
+        match &self.phase {
+            Phase::Finished(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// Name of the phase, for reports.
+    #[must_use]
+    pub const fn state_name(&self) -> &'static str {
+        match &self.phase {
+            Phase::Registering => "Registering",
+            Phase::Gathering(_) => "Gathering",
+            Phase::Collecting(_) => "Collecting",
+            Phase::Promising(_) => "Promising",
+            Phase::Releasing(_) => "Releasing",
+            Phase::Opening(_) => "Opening",
+            Phase::Tombstoning(_) => "Tombstoning",
+            Phase::Finished(_) => "Finished",
+        }
+    }
+
+    /// What to show about the job.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let opened = u32::try_from(self.results.len()).unwrap_or(u32::MAX);
+        let (round, attempt) = match &self.phase {
+            Phase::Gathering(g) => (g.round, g.attempt),
+            Phase::Tombstoning(t) => (t.round, t.attempt),
+            _ => {
+                self.attempt().map_or((opened, 0), |a| (a.open.fields.round, a.open.fields.attempt))
+            }
+        };
+        Status {
+            phase: self.state_name().to_owned(),
+            round,
+            attempt,
+            opened,
+            rounds: self.manifest.workload.rounds(),
+            joined: self.parties.iter().filter(|(_, j)| j.active).map(|(n, _)| n.clone()).collect(),
+            submitted: self
+                .attempt()
+                .map(|a| a.headers.keys().cloned().collect())
+                .unwrap_or_default(),
+            outcome: self.outcome().cloned(),
+        }
+    }
+}
