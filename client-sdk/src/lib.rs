@@ -1,5 +1,3 @@
-//! The client side of Quorate: durable store, bulk transfer, built-in models, and what parties
-//! build on.
 //! The party's side of Quorate: durable store, bulk transfer, built-in models, transport, driver.
 
 pub mod api;

@@ -178,8 +178,8 @@ impl Manifest {
         if self.version != MANIFEST_VERSION {
             return Err(Refusal::new(Code::UnsupportedVersion, "unknown manifest version"));
         }
-        if self.title.len() > 200 {
-            return bad("the title has over 200 bytes".into());
+        if self.title.len() > 200 || self.title.contains(char::is_control) {
+            return bad("the title has over 200 bytes or a control character".into());
         }
         if !(1..=MAX_AUTHORITIES).contains(&self.authorities.len()) {
             return bad("a job has 1 to 4 authorities".into());

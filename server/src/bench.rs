@@ -18,6 +18,8 @@ use quorate_crypto::sum::{
     Contributor, EncodedLen, KeyedNonce, Label, Nonce, PadSuite, Ring, Role, StepInput, SumContext,
     SumScheme, SumShape,
 };
+use quorate_protocols::job::MAX_PARTIES;
+use quorate_protocols::workload::MAX_DIM;
 use serde::Serialize;
 
 /// Measure one secure sum of random vectors.
@@ -206,6 +208,11 @@ impl Bench {
             bail!("no bench for the steps of {}", args.scheme);
         }
         ensure!((1..=62).contains(&args.bits), "bits must be within 1..=62");
+        ensure!(
+            (2..=MAX_PARTIES).contains(&args.parties),
+            "parties must be within 2..={MAX_PARTIES}"
+        );
+        ensure!((1..=MAX_DIM).contains(&args.dim), "dim must be within 1..={MAX_DIM}");
         let sum_bits = args.bits + args.parties.max(1).next_power_of_two().trailing_zeros() + 1;
         ensure!(sum_bits <= 64, "sums of {sum_bits} bits do not fit a 64-bit ring");
         let shape = SumShape {

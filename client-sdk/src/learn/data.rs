@@ -252,19 +252,32 @@ fn infer_numeric(table: &Table, column: usize, name: &str) -> Result<ColumnKind,
     let values = (0..table.rows())
         .map(|row| number(table.text(row, column)).ok_or_else(|| missing(name, row)))
         .collect::<Result<Vec<f64>, _>>()?;
-    let rows = values.len() as f64;
-    // Divided first, so that the sum of huge values stays finite.
-    let offset: f64 = values.iter().map(|x| x / rows).sum();
-    let deviation = |x: &f64| (x - offset).abs();
-    let reach = values.iter().map(deviation).fold(0.0, f64::max);
-    let relative = |x: &f64| if reach > 0.0 { deviation(x) / reach } else { 0.0 };
-    let variance: f64 = values.iter().map(|x| relative(x) * relative(x) / rows).sum();
-    let reach = reach.min(1024.0 * reach * variance.sqrt());
+    let (mut offset, mut reach, _) = spread(&values);
+    // One value far off must not flatten all others to the same code: what lies beyond 1024
+    // standard deviations of the middle 98 % is clipped.
+    let mut middle = values;
+    middle.sort_by(f64::total_cmp);
+    let cut = (middle.len() / 100).max(usize::from(middle.len() >= 8));
+    let (centre, _, deviation) = spread(&middle[cut..middle.len() - cut]);
+    if deviation > 0.0 && reach > 1024.0 * deviation {
+        (offset, reach) = (centre, 1024.0 * deviation);
+    }
     let mut scale_log2 = -900i16;
     while scale_log2 < 900 && 2f64.powi(i32::from(scale_log2)) < reach {
         scale_log2 += 1;
     }
     Ok(ColumnKind::Numeric { offset, scale_log2 })
+}
+
+/// Mean, largest distance from it, and standard deviation.
+fn spread(values: &[f64]) -> (f64, f64, f64) {
+    let rows = values.len() as f64;
+    // Divided first, so that the sum of huge values stays finite.
+    let mean: f64 = values.iter().map(|x| x / rows).sum();
+    let reach = values.iter().map(|x| (x - mean).abs()).fold(0.0, f64::max);
+    let relative = |x: &f64| if reach > 0.0 { (x - mean).abs() / reach } else { 0.0 };
+    let variance: f64 = values.iter().map(|x| relative(x) * relative(x) / rows).sum();
+    (mean, reach, reach * variance.sqrt())
 }
 
 fn missing(name: &str, row: usize) -> LearnError {

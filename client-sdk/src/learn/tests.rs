@@ -434,3 +434,19 @@ fn federated_reaches_pooled_on_ionosphere() {
     assert!((pooled - 0.8933).abs() < 1e-3, "{pooled}");
     assert!((federated - pooled).abs() < 0.01, "{federated} {pooled}");
 }
+
+#[test]
+fn one_value_far_off_does_not_flatten_its_column() {
+    let mut text = String::from("b,y\n");
+    for row in 0..400 {
+        let b = if row == 5 { 1e9 } else { f64::from(row % 40) / 10.0 - 2.0 };
+        text += &format!("{b},{}\n", row % 2);
+    }
+    let table = Table::parse(text.as_bytes()).unwrap();
+    let schema = infer_schema(&table, "y", &Hints::default()).unwrap();
+    let ColumnKind::Numeric { offset, scale_log2 } = schema.columns[0].kind else {
+        panic!("a numeric column");
+    };
+    assert!(offset.abs() < 1.0, "offset {offset}");
+    assert!((8..=12).contains(&scale_log2), "2^{scale_log2} around 1024 deviations of about 1.15");
+}

@@ -75,13 +75,15 @@ impl Authority {
 /// Runs an authority until `shutdown`.
 ///
 /// # Errors
-/// Failures of the store, among them that another process uses it.
+/// Failures of the store, among them that another process uses it or that it belongs to an authority
+/// of another name.
 pub async fn run(
     config: Config,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let store = Store::open(&config.store).await?;
+    pin_name(&store, &config.name).await?;
     let keys = load_or_create_identity(&store, IDENTITY).await?;
     let mut parties = Parties::new();
     for (_, value) in store.list_records("party", "").await? {
@@ -131,4 +133,20 @@ pub(crate) fn ready(store: Store) -> Readiness {
             store.commit(probe).await.err().map(|_| "the store does not take writes".to_owned())
         }
     })
+}
+
+/// One store holds the keys and promises of one authority: under a second name the same keys would
+/// count as two.
+async fn pin_name(store: &Store, name: &Name) -> anyhow::Result<()> {
+    match store.get_record("authority-name", "").await? {
+        Some(known) if known == name.as_str().as_bytes() => Ok(()),
+        Some(known) => {
+            let known = String::from_utf8_lossy(&known);
+            anyhow::bail!("this store belongs to authority {known}: choose another --store")
+        }
+        None => {
+            let batch = Batch::new().put_record("authority-name", "", name.as_str().into());
+            Ok(store.commit(batch).await?)
+        }
+    }
 }

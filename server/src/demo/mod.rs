@@ -328,10 +328,36 @@ fn prepare_folder(out: &Path) -> anyhow::Result<()> {
                 out.display()
             );
         }
-        std::fs::remove_dir_all(out).with_context(|| format!("cannot empty {}", out.display()))?;
+        clear(out).with_context(|| format!("cannot empty {}", out.display()))?;
     }
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     std::fs::write(&mark, "").with_context(|| format!("cannot write in {}", out.display()))
+}
+
+/// Removes what a demo wrote and nothing else.
+fn clear(out: &Path) -> std::io::Result<()> {
+    let gone = |done: std::io::Result<()>| match done {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    for file in ["report.html", "demo.json", "model.json", "frozen.json", "plain.json"] {
+        gone(std::fs::remove_file(out.join(file)))?;
+    }
+    for entry in out.read_dir()? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            let dir = entry.path();
+            let store = dir.join("store");
+            if store.join(quorate_client::store::DATABASE).is_file() {
+                std::fs::remove_dir_all(store)?;
+            }
+            gone(std::fs::remove_file(dir.join("log.txt")))?;
+            gone(std::fs::remove_file(dir.join("data.csv")))?;
+            // Somebody else's files keep their folder.
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+    Ok(())
 }
 
 /// Removes the services' stores and leaves logs, data and results.
