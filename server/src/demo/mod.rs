@@ -381,9 +381,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
         prepare_folder(&out).unwrap();
-        std::fs::write(out.join("x"), "").unwrap();
+        for dir in ["bank-1", "bank-2"] {
+            std::fs::create_dir(out.join(dir)).unwrap();
+            std::fs::write(out.join(dir).join("data.csv"), "").unwrap();
+        }
+        for file in ["demo.json", "mine.txt", "bank-2/mine.txt"] {
+            std::fs::write(out.join(file), "").unwrap();
+        }
         prepare_folder(&out).unwrap();
-        assert!(!out.join("x").exists());
+        for gone in ["demo.json", "bank-1", "bank-2/data.csv"] {
+            assert!(!out.join(gone).exists(), "{gone}");
+        }
+        assert!(out.join("mine.txt").exists() && out.join("bank-2/mine.txt").exists());
         let other = folder.path().join("other");
         std::fs::create_dir(&other).unwrap();
         prepare_folder(&other).unwrap();
