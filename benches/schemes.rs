@@ -28,7 +28,8 @@ fn sums(criterion: &mut Criterion) {
         group.sample_size(10);
         for ring in [Ring::Z32, Ring::Z64] {
             for suite in [PadSuite::Aes256Ctr, PadSuite::ChaCha20] {
-                let mut shape = SumShape { ring, dim: 1, parties: PARTIES, authorities: 1 };
+                let mut shape =
+                    SumShape { ring, dim: 1, parties: PARTIES, authorities: 1, bits: ring.bits() };
                 shape.dim = dim(*scheme, &shape);
                 let context = context(shape, suite, 1);
                 let fixture = Fixture::new(&shape, 1);

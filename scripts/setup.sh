@@ -8,11 +8,12 @@ fail() {
     exit 1
 }
 
-# A C compiler builds the bundled SQLite; the demo's second opinion is a Python script.
+# A C compiler builds the bundled SQLite and, with m4, GMP; the demo's second opinion is a Python script.
 missing=()
 command -v cc >/dev/null || missing+=(build-essential)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 command -v python3 >/dev/null || missing+=(python3)
+command -v m4 >/dev/null || missing+=(m4)
 
 if [ ${#missing[@]} -gt 0 ]; then
     command -v apt-get >/dev/null || fail "please install: ${missing[*]}"

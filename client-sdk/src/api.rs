@@ -30,11 +30,10 @@ use quorate_crypto::keys::{ExchangeKey, VerifyKey};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::schemes;
 use quorate_crypto::sum::{Label, PadSuite, Ring};
-use quorate_protocols::hybrid_alpha::aggregator::{Outcome, Status};
-use quorate_protocols::hybrid_alpha::messages::{ResultRecord, RoundOpen};
-use quorate_protocols::hybrid_alpha::{self};
 use quorate_protocols::job::{AuthorityKey, Deadlines, MANIFEST_VERSION, Manifest, Privacy};
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::aggregator::{Outcome, Status};
+use quorate_protocols::round::messages::{ResultRecord, RoundOpen};
 use quorate_protocols::wire::{Name, Signed};
 use quorate_protocols::workload::{LocalSpec, ModelSpec, Purpose, Schema, TrainSpec, Workload};
 use serde::de::{DeserializeOwned, Error as _};
@@ -613,7 +612,7 @@ impl JobSpec {
             salt,
             aggregator,
             authorities,
-            protocol: hybrid_alpha::PROTOCOL_ID,
+            protocol: quorate_protocols::hybrid_alpha::PROTOCOL_ID,
             scheme: scheme.info().id,
             suite,
             ring,
@@ -622,6 +621,7 @@ impl JobSpec {
             quorum: self.quorum,
             k_min: self.k_min,
             colluders: self.colluders,
+            threshold: None,
             privacy: Privacy::None,
             verified_sum: false,
             deadlines: Deadlines {

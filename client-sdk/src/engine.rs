@@ -16,13 +16,13 @@ use quorate_crypto::merkle::{CHUNK_BYTES, Hash, leaf_hash, root};
 use quorate_crypto::sum::{
     EncodedLen, KeyedNonce, Nonce, SchemeError, StepInput, SumContext, SumScheme,
 };
-use quorate_protocols::hybrid_alpha::messages::BulkRef;
-use quorate_protocols::hybrid_alpha::{STEP_KEY, STEP_SUBMIT};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::machine;
 use quorate_protocols::model::{ModelState, mean_loss};
 use quorate_protocols::payload::{self, HEAD_WORDS, OpenedSum, PayloadKind, PayloadSpec};
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::messages::BulkRef;
+use quorate_protocols::round::{STEP_KEY, STEP_SUBMIT};
 use quorate_protocols::workload::Purpose;
 use rand_core::UnwrapErr;
 use zeroize::{Zeroize, Zeroizing};
@@ -223,7 +223,12 @@ pub fn sum_context(
     round: u32,
     label: quorate_crypto::sum::Label,
 ) -> Result<SumContext, Refusal> {
-    Ok(SumContext { label, shape: manifest.shape(round)?, suite: manifest.suite })
+    Ok(SumContext {
+        label,
+        shape: manifest.shape(round)?,
+        suite: manifest.suite,
+        public: Arc::default(),
+    })
 }
 
 /// Runs `work` on the blocking pool.
@@ -313,11 +318,12 @@ async fn contribute(
     plaintext: Option<&BulkReader>,
     (blobs, namespace): (&Blobs, &str),
 ) -> Result<Bulk, EngineError> {
+    let shared = context.clone();
     let mut contributor = blocking(move || {
         let keyed: Vec<_> =
             keys.iter().map(|(key, nonce)| KeyedNonce { key, nonce: *nonce }).collect();
         let input = StepInput { keys: &keyed, ..StepInput::default() };
-        scheme.contributor(step, &context, &input)
+        scheme.contributor(step, &shared, &input)
     })
     .await??;
     let mut writer = BulkWriter::new(blobs, namespace);
@@ -360,7 +366,8 @@ pub async fn open_to_bulk(
     (blobs, namespace): (&Blobs, &str),
 ) -> Result<Bulk, EngineError> {
     let members = u32::try_from(ciphertexts.len()).unwrap_or(u32::MAX);
-    let mut opener = blocking(move || scheme.opener(&context, members)).await??;
+    let shared = context.clone();
+    let mut opener = blocking(move || scheme.opener(&shared, members)).await??;
     let (submit, key) =
         (encoded_len(scheme, &context, STEP_SUBMIT)?, encoded_len(scheme, &context, STEP_KEY)?);
     let word = context.shape.ring.word_bytes();

@@ -33,12 +33,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::Hash;
-use quorate_protocols::hybrid_alpha::aggregator::Outcome;
-use quorate_protocols::hybrid_alpha::messages::ResultRecord;
 use quorate_protocols::job::{AuthorityKey, JobPackage, Minima, RosterEntry};
 use quorate_protocols::machine::Bug;
 use quorate_protocols::model::ModelState;
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::aggregator::Outcome;
+use quorate_protocols::round::messages::ResultRecord;
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Name, Signed, decode};
 use serde::Serialize;
 

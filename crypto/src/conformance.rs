@@ -246,8 +246,8 @@ fn split_mix(state: &mut u64) -> i64 {
 
 /// A context over `shape` with a label of one repeated byte.
 #[must_use]
-pub const fn context(shape: SumShape, suite: PadSuite, label: u8) -> SumContext {
-    SumContext { label: Label([label; 32]), shape, suite }
+pub fn context(shape: SumShape, suite: PadSuite, label: u8) -> SumContext {
+    SumContext { label: Label([label; 32]), shape, suite, public: std::sync::Arc::default() }
 }
 
 /// The opened sum equals plain arithmetic mod 2^k for every word, whole and in ranges of
@@ -335,7 +335,7 @@ pub fn check_sealed(scheme: &dyn SumScheme, shape: SumShape, suite: PadSuite) {
 
 /// Wrong lengths, ranges, steps, key counts and shapes are errors.
 pub fn check_refusals(scheme: &dyn SumScheme, ring: Ring, suite: PadSuite) {
-    let shape = SumShape { ring, dim: 3, parties: 3, authorities: 2 };
+    let shape = SumShape { ring, dim: 3, parties: 3, authorities: 2, bits: ring.bits() };
     let context = context(shape, suite, 1);
     let fixture = Fixture::new(&shape, 3);
     let word = ring.word_bytes();
@@ -402,7 +402,7 @@ pub fn check_refusals(scheme: &dyn SumScheme, ring: Ring, suite: PadSuite) {
 /// Openers take any bytes of the right length without a panic, and what they open, if anything,
 /// is not the sum.
 pub fn check_hostile_bytes(scheme: &dyn SumScheme, ring: Ring, seed: u8) {
-    let shape = SumShape { ring, dim: 5, parties: 3, authorities: 1 };
+    let shape = SumShape { ring, dim: 5, parties: 3, authorities: 1, bits: ring.bits() };
     let context = context(shape, PadSuite::ChaCha20, seed);
     let fixture = Fixture::new(&shape, seed);
     let plains = plaintexts(&shape, seed);
@@ -433,7 +433,7 @@ pub fn check_domains(scheme: &dyn SumScheme) {
     let mut seen = Vec::new();
     for ring in [Ring::Z32, Ring::Z64] {
         for suite in [PadSuite::Aes256Ctr, PadSuite::ChaCha20] {
-            let shape = SumShape { ring, dim: 64, parties: 2, authorities: 1 };
+            let shape = SumShape { ring, dim: 64, parties: 2, authorities: 1, bits: ring.bits() };
             let fixture = Fixture::new(&shape, 4);
             let context = context(shape, suite, 1);
             let plain = vec![0; 64 * ring.word_bytes()];
@@ -469,7 +469,8 @@ mod tests {
                 for suite in SUITES {
                     for (parties, authorities) in [(2, 4), (10, 2), (64, 1)] {
                         for &dim in dims {
-                            let shape = SumShape { ring, dim, parties, authorities };
+                            let shape =
+                                SumShape { ring, dim, parties, authorities, bits: ring.bits() };
                             check_exact(*scheme, shape, suite, (dim / 3).max(1));
                         }
                     }
@@ -483,7 +484,7 @@ mod tests {
         for scheme in schemes::all() {
             let dim = if costly(*scheme) { 100 } else { 100_000 };
             for (ring, suite) in RINGS.into_iter().zip(SUITES) {
-                let shape = SumShape { ring, dim, parties: 3, authorities: 3 };
+                let shape = SumShape { ring, dim, parties: 3, authorities: 3, bits: ring.bits() };
                 check_exact(*scheme, shape, suite, dim / 7);
             }
         }
@@ -494,7 +495,7 @@ mod tests {
         for scheme in schemes::all() {
             for (ring, suite) in RINGS.into_iter().zip(SUITES) {
                 for (parties, authorities) in [(2, 1), (4, 3)] {
-                    let shape = SumShape { ring, dim: 9, parties, authorities };
+                    let shape = SumShape { ring, dim: 9, parties, authorities, bits: ring.bits() };
                     check_sealed(*scheme, shape, suite);
                 }
             }

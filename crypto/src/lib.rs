@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod baseline;
+pub mod dp;
 pub mod fe;
 pub mod fixed;
 pub mod keys;
@@ -15,6 +16,7 @@ pub mod merkle;
 pub mod schemes;
 pub mod secret;
 pub mod sum;
+pub mod threshold;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod conformance;

@@ -1,6 +1,7 @@
 //! The registry: a line per scheme, ids never reused.
 
 use crate::sum::SumScheme;
+use crate::threshold::ThresholdScheme;
 
 /// Every scheme this build knows, laboratory ones only with their feature.
 static SCHEMES: &[&dyn SumScheme] = &[&crate::fe::pad::Pad, &crate::fe::ddh::DdhMcfe];
@@ -21,4 +22,20 @@ pub fn by_id(id: u16) -> Option<&'static dyn SumScheme> {
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static dyn SumScheme> {
     all().iter().copied().find(|scheme| scheme.info().name == name)
+}
+
+/// Threshold schemes by their own trait; each is also in [`all`], as a
+/// [`ThresholdSum`](crate::threshold::ThresholdSum).
+static THRESHOLD: &[&dyn ThresholdScheme] = &[];
+
+/// The threshold schemes.
+#[must_use]
+pub fn threshold() -> &'static [&'static dyn ThresholdScheme] {
+    THRESHOLD
+}
+
+/// The threshold scheme with this id.
+#[must_use]
+pub fn threshold_by_id(id: u16) -> Option<&'static dyn ThresholdScheme> {
+    threshold().iter().copied().find(|scheme| scheme.info().id == id)
 }

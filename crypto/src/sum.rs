@@ -9,6 +9,7 @@
 
 use core::fmt;
 use core::ops::Range;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,9 @@ pub struct SumShape {
     pub parties: u32,
     /// m, the number of authorities, all needed to open (0 where a scheme has none).
     pub authorities: u32,
+    /// b, the bits of one party's value in two's complement; at most k. Schemes that sum in the ring
+    /// itself have no use for it.
+    pub bits: u32,
 }
 
 /// Who acts in a step.
@@ -172,7 +176,7 @@ impl EncodedLen {
 }
 
 /// What is fixed for all contributors of one sum.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SumContext {
     /// The label of this opening.
     pub label: Label,
@@ -180,6 +184,8 @@ pub struct SumContext {
     pub shape: SumShape,
     /// Pad generator.
     pub suite: PadSuite,
+    /// The job's public key, where the scheme has one; else empty.
+    pub public: Arc<[u8]>,
 }
 
 /// One shared key together with the nonce of the submission it protects.
@@ -318,6 +324,12 @@ pub enum SchemeError {
         /// Bytes received.
         got: usize,
     },
+    /// A proof of knowledge or of a correct share that does not verify.
+    #[error("a proof does not verify")]
+    BadProof,
+    /// A public key, a share, or the making of one is wrong.
+    #[error("threshold key: {0}")]
+    Key(&'static str),
     /// Bytes that are not an element of the scheme's group.
     #[error("malformed element at coordinate {0}")]
     Malformed(u64),

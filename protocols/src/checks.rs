@@ -34,11 +34,17 @@ pub enum Check {
     Minima = 13,
     /// No model is opened twice in a job.
     ModelOnce = 14,
+    /// A charge past the budget of a data set is refused.
+    Budget = 15,
+    /// A holder answers for one frozen set per round.
+    OneShare = 16,
+    /// A threshold key's posts are signed by its participants and pass the scheme's checks.
+    KeyPosts = 17,
 }
 
 impl Check {
     /// All checks.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Signature,
         Self::Label,
         Self::Floor,
@@ -53,6 +59,9 @@ impl Check {
         Self::CheckSlot,
         Self::Minima,
         Self::ModelOnce,
+        Self::Budget,
+        Self::OneShare,
+        Self::KeyPosts,
     ];
 }
 

@@ -2,22 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use quorate_crypto::fixed::FixedPoint;
+use quorate_crypto::fixed::{CodecError, FixedPoint, bits_needed};
 use quorate_crypto::keys::{ExchangeKey, VerifyKey};
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::schemes;
-use quorate_crypto::sum::{PadSuite, Ring, SumScheme, SumShape};
+use quorate_crypto::sum::{Family, PadSuite, Ring, SumScheme, SumShape};
+use quorate_crypto::threshold::{MAX_HOLDERS, ThresholdScheme};
 use serde::{Deserialize, Serialize};
 
 use crate::checks::{Check, holds};
 use crate::payload::PayloadSpec;
+use crate::policy::{Charge, MAX_NOISED_ROUNDS, NoiseSpec};
 use crate::postcard_body;
 use crate::refusal::{Code, Refusal};
 use crate::wire::{Name, Signed, Verified, encode};
 use crate::workload::Workload;
 
 /// Version of manifests this build writes and reads.
-pub const MANIFEST_VERSION: u16 = 1;
+pub const MANIFEST_VERSION: u16 = 2;
 /// Most authorities of one job.
 pub const MAX_AUTHORITIES: usize = 4;
 /// Most parties of one round.
@@ -50,10 +52,32 @@ pub struct Deadlines {
 }
 
 /// Differential privacy of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Privacy {
     /// No noise: the opened sums are exact.
     None,
+    /// Every party adds its share of the noise.
+    Noise(NoiseSpec),
+}
+
+impl Privacy {
+    /// The noise, if there is any.
+    #[must_use]
+    pub const fn noise(&self) -> Option<&NoiseSpec> {
+        match self {
+            Self::None => None,
+            Self::Noise(noise) => Some(noise),
+        }
+    }
+}
+
+/// The key holders of a threshold job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThresholdSpec {
+    /// N, parties that hold a share of the key: the first to join.
+    pub holders: u32,
+    /// T, those needed to open, besides the authority; over c.
+    pub threshold: u32,
 }
 
 /// All that is fixed before round 0.
@@ -89,6 +113,8 @@ pub struct Manifest {
     pub k_min: u32,
     /// c, colluders tolerated among the parties.
     pub colluders: u32,
+    /// Key holders; in threshold protocols only.
+    pub threshold: Option<ThresholdSpec>,
     /// Noise.
     pub privacy: Privacy,
     /// Verified sum; not offered by this version.
@@ -103,7 +129,7 @@ impl Manifest {
     /// The job's id: a hash of all fields.
     #[must_use]
     pub fn hash(&self) -> Hash {
-        hash_parts("quorate/manifest/1", &[&encode(self)])
+        hash_parts("quorate/manifest/2", &[&encode(self)])
     }
 
     /// r_min = max(quorum, k_min + c): fewer replies open nothing.
@@ -154,7 +180,54 @@ impl Manifest {
             dim: self.payload(round)?.dim(),
             parties: self.max_parties,
             authorities: u32::try_from(self.authorities.len()).unwrap_or(u32::MAX),
+            bits: self.value_bits(round)?,
         })
+    }
+
+    /// Bits of one party's value in a round, its noise included.
+    ///
+    /// # Errors
+    /// [`Code::OutOfOrder`] past the last round, [`Code::BadManifest`] when the code is invalid.
+    pub fn value_bits(&self, round: u32) -> Result<u32, Refusal> {
+        let bad = |e: CodecError| Refusal::new(Code::BadManifest, e.to_string());
+        let bound =
+            self.payload(round)?.bound(&self.code, self.workload.max_rows()).map_err(bad)?;
+        Ok(bits_needed(1, bound).min(self.ring.bits()))
+    }
+
+    /// Whether holders of key shares open this job's sums.
+    #[must_use]
+    pub const fn is_threshold(&self) -> bool {
+        self.protocol == crate::threshold::PROTOCOL_ID
+    }
+
+    /// The code that refuses a set below the floor.
+    #[must_use]
+    pub const fn floor_code(&self) -> Code {
+        if self.is_threshold() { Code::SetTooSmall } else { Code::BelowFloor }
+    }
+
+    /// The code that refuses a second set of one round.
+    #[must_use]
+    pub const fn second_set_code(&self) -> Code {
+        if self.is_threshold() { Code::Difference } else { Code::LabelUsed }
+    }
+
+    /// The charge of a round, if the job adds noise.
+    #[must_use]
+    pub fn charge(&self, round: u32) -> Option<Charge> {
+        let noise = self.privacy.noise()?.clone();
+        Some(Charge { job: self.hash(), round, noise })
+    }
+
+    /// The threshold scheme of a threshold job.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`] when the scheme is unknown or never served.
+    pub fn threshold_scheme(&self) -> Result<&'static dyn ThresholdScheme, Refusal> {
+        schemes::threshold_by_id(self.scheme)
+            .filter(|scheme| scheme.info().served)
+            .ok_or_else(|| Refusal::new(Code::BadManifest, "no threshold scheme"))
     }
 
     /// Bytes of one party's ciphertext in a round.
@@ -190,9 +263,16 @@ impl Manifest {
         if !sorted || verify.len().min(exchange.len()) != self.authorities.len() {
             return bad("authorities must be distinct and sorted by name".into());
         }
-        if self.protocol != crate::hybrid_alpha::PROTOCOL_ID {
-            return bad(format!("unknown protocol {}", self.protocol));
+        let scheme = self.sum_scheme()?;
+        let family = match self.protocol {
+            crate::hybrid_alpha::PROTOCOL_ID => Family::FunctionalEncryption,
+            crate::threshold::PROTOCOL_ID => Family::Threshold,
+            other => return bad(format!("unknown protocol {other}")),
+        };
+        if scheme.info().family != family {
+            return bad(format!("scheme {} belongs to another protocol", scheme.info().name));
         }
+        self.check_threshold()?;
         if self.verified_sum {
             return bad("verified sums are not offered by this version".into());
         }
@@ -219,7 +299,7 @@ impl Manifest {
             return bad("deadlines must be positive and at most 30 days".into());
         }
         self.workload.check().map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
-        let scheme = self.sum_scheme()?;
+        self.check_privacy()?;
         self.workload
             .check_ring(self.ring, u64::from(self.max_parties), &self.code)
             .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
@@ -229,6 +309,53 @@ impl Manifest {
                 .check(&self.shape(round)?)
                 .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
             self.step_bytes(round, 0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Manifest {
+    fn check_threshold(&self) -> Result<(), Refusal> {
+        let bad = |why: &str| Err(Refusal::new(Code::BadManifest, why));
+        match (&self.threshold, self.is_threshold()) {
+            (None, false) => Ok(()),
+            (Some(_), false) => bad("only threshold protocols have key holders"),
+            (None, true) => bad("a threshold job names its key holders: [threshold]"),
+            (Some(spec), true) => {
+                if self.authorities.len() != 1 {
+                    return bad("a threshold job has one authority");
+                }
+                let size = spec.threshold..=spec.holders;
+                if spec.threshold <= self.colluders || size.is_empty() {
+                    return bad("T must be over c and at most the number of holders");
+                }
+                if spec.holders > MAX_HOLDERS.min(self.max_parties) {
+                    return bad("holders must be at most 64 and at most max_parties");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn check_privacy(&self) -> Result<(), Refusal> {
+        let bad = |why: &str| Err(Refusal::new(Code::BadManifest, why));
+        let Some(noise) = self.privacy.noise() else {
+            return Ok(());
+        };
+        if let Some(fault) = noise.fault() {
+            return bad(fault);
+        }
+        let rounds = self.workload.rounds();
+        if rounds > MAX_NOISED_ROUNDS {
+            return bad("a job with noise has at most 10,000 rounds");
+        }
+        let epsilon = noise.epsilon_of(rounds);
+        if epsilon > noise.epsilon {
+            return bad(&format!(
+                "{rounds} rounds cost epsilon {epsilon:.4} at delta {:e}, over the budget of {}: raise \
+                 the noise multiplier or take fewer rounds",
+                noise.delta, noise.epsilon
+            ));
         }
         Ok(())
     }

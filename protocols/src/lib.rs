@@ -11,9 +11,12 @@ pub mod job;
 pub mod machine;
 pub mod model;
 pub mod payload;
+pub mod policy;
 pub mod refusal;
 pub mod registry;
+pub mod round;
 #[cfg(feature = "testkit")]
 pub mod sim;
+pub mod threshold;
 pub mod wire;
 pub mod workload;

@@ -11,6 +11,7 @@ use quorate_crypto::keys::Identity;
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Charge;
 use crate::refusal::Refusal;
 use crate::wire::Name;
 
@@ -74,7 +75,7 @@ impl Fact {
 }
 
 /// What a machine asks its driver to do, once the new state is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Output<M, W> {
     /// Send a message; at least once, until an answer was handled.
     Send {
@@ -83,6 +84,10 @@ pub enum Output<M, W> {
         /// The message.
         message: M,
     },
+    /// Charge the ledger of the data set in the same transaction, or refuse the whole step.
+    Charge(Charge),
+    /// Take the charge of an attempt that will never be opened back, in the same transaction.
+    Refund(Charge),
     /// Do heavy work outside the machine and hand its result back as an event.
     Work(W),
     /// Append a line to the log.

@@ -51,6 +51,8 @@ codes! {
     BadSignature = "BAD_SIGNATURE", 403;
     /// Fewer members than the floor.
     BelowFloor = "BELOW_FLOOR", 403;
+    /// Fewer members than the floor of a threshold job.
+    SetTooSmall = "SET_TOO_SMALL", 403;
     /// No frozen set was promised under this label.
     NotFrozen = "NOT_FROZEN", 403;
     /// Promises are missing, differ, or come from the wrong authorities.
@@ -91,6 +93,20 @@ codes! {
     Expired = "EXPIRED", 410;
     /// The opened sum fails its check slots or leaves its range.
     CheckSlot = "CHECK_SLOT", 422;
+    /// A reply's form or proof is wrong: its sender is named.
+    BadCiphertext = "BAD_CT", 422;
+    /// A partial decryption's proof is wrong: its holder is named.
+    BadShare = "BAD_SHARE", 422;
+    /// A participant broke the making of the threshold key.
+    BadKey = "BAD_KEY", 422;
+    /// A second opening of one query over another set: the difference of two sums would show parties.
+    Difference = "DIFFERENCE", 409;
+    /// Too few key holders are left to open.
+    QuorumLost = "QUORUM_LOST", 409;
+    /// The opened sum is none that legal values add up to.
+    Overflow = "OVERFLOW", 422;
+    /// The noise of this round would pass the budget of its data set.
+    BudgetSpent = "BUDGET_SPENT", 403;
     /// The service is not able to answer now; the same request may succeed later.
     Unavailable = "UNAVAILABLE", 503;
 }

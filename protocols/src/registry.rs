@@ -1,7 +1,7 @@
 //! The registry: a line per protocol, ids never reused.
 
 use crate::card::Card;
-use crate::hybrid_alpha;
+use crate::{hybrid_alpha, threshold};
 
 /// A protocol this build speaks.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +15,7 @@ pub struct ProtocolInfo {
 }
 
 /// Every protocol this build speaks.
-pub static PROTOCOLS: &[ProtocolInfo] = &[ProtocolInfo {
-    id: hybrid_alpha::PROTOCOL_ID,
-    name: "hybrid-alpha",
-    card: &hybrid_alpha::CARD,
-}];
+pub static PROTOCOLS: &[ProtocolInfo] = &[
+    ProtocolInfo { id: hybrid_alpha::PROTOCOL_ID, name: "hybrid-alpha", card: &hybrid_alpha::CARD },
+    ProtocolInfo { id: threshold::PROTOCOL_ID, name: "threshold", card: &threshold::CARD },
+];

@@ -220,6 +220,7 @@ impl Bench {
             dim: args.dim,
             parties: args.parties,
             authorities: args.authorities,
+            bits: args.bits,
         };
         scheme.check(&shape)?;
         let draw =
@@ -248,6 +249,7 @@ impl Bench {
                 label: Label(draw("bench label", 0, 0)),
                 shape,
                 suite: args.suite,
+                public: std::sync::Arc::default(),
             },
             bits: args.bits,
             keys,
@@ -386,7 +388,7 @@ impl Bench {
         setup_ns: u64,
         exact: bool,
     ) -> Report {
-        let SumShape { ring, dim, parties, authorities } = self.context.shape;
+        let SumShape { ring, dim, parties, authorities, .. } = self.context.shape;
         let n = f64::from(parties);
         let figures = |pick: fn(&Times) -> u64, per: f64| {
             let mut each: Vec<u64> = runs.iter().map(pick).collect();

@@ -10,9 +10,9 @@ use quorate_client::engine::{StoredIdentity, now_ms, os_rng};
 use quorate_client::store::{Batch, Fact as StoredFact, Store, StoreError};
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::Hash;
-use quorate_protocols::hybrid_alpha::messages::Message;
 use quorate_protocols::machine::{Bug, Context, Fact, Output, Peer};
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
+use quorate_protocols::round::messages::Message;
 use quorate_protocols::wire::Name;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -273,6 +273,7 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
                 Output::Send { to, message } => done.sends.push((to, message)),
                 Output::Work(work) => done.work.push(work),
                 Output::Log(fact) => facts.push(fact),
+                Output::Charge(_) | Output::Refund(_) => {}
                 Output::Reject(refusal) => {
                     self.log_refusal(&job, &refusal).await?;
                     *loaded = Some(Loaded { version, machine });

@@ -8,8 +8,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
-use quorate_protocols::hybrid_alpha::messages::Message;
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::messages::Message;
 use quorate_protocols::wire::{Name, encode};
 use serde::Serialize;
 

@@ -2,8 +2,8 @@
 
 use quorate_crypto::keys::ExchangeKey;
 use quorate_protocols::enrol::{Enroll, EnrollRequest};
-use quorate_protocols::hybrid_alpha::messages::{RoundOpen, SubmitHeader};
 use quorate_protocols::refusal::Code;
+use quorate_protocols::round::messages::{RoundOpen, SubmitHeader};
 use quorate_protocols::sim::lab::{Kind, Lab};
 use quorate_protocols::sim::scenario::size;
 use quorate_protocols::sim::stage::{Stage, Submission, indicator};

@@ -6,9 +6,9 @@ use quorate_crypto::fe::mife::{
     Ciphertext, FunctionKey, Master, PartyKey, decrypt_vartime, solve_vartime,
 };
 use quorate_crypto::fixed::from_ring;
-use quorate_protocols::hybrid_alpha::messages::RoundOpen;
 use quorate_protocols::model::ModelState;
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::messages::RoundOpen;
 use quorate_protocols::sim::lab::{Kind, Lab};
 use quorate_protocols::sim::scenario::size;
 use quorate_protocols::sim::stage::{Stage, Submission};

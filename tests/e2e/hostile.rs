@@ -6,12 +6,12 @@ use quorate_client::engine::{StoredIdentity, now_ms};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
 use quorate_protocols::enrol::{Enroll, EnrollRequest, Enrolled};
-use quorate_protocols::hybrid_alpha::STEP_SUBMIT;
-use quorate_protocols::hybrid_alpha::messages::{
+use quorate_protocols::job::{Manifest, RosterEntry, roster_root};
+use quorate_protocols::round::STEP_SUBMIT;
+use quorate_protocols::round::messages::{
     BulkRef, Freeze, KeyRequest, Message, Promise, PromiseRequest, RoundFields, RoundOpen,
     SubmitHeader, TombstoneRequest,
 };
-use quorate_protocols::job::{Manifest, RosterEntry, roster_root};
 use quorate_protocols::wire::{Signed, decode, encode};
 use quorate_protocols::workload::Purpose;
 

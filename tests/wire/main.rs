@@ -1,7 +1,7 @@
 //! The wire format, and what hostile bytes may do to it: nothing.
 
 use proptest::prelude::*;
-use quorate_protocols::hybrid_alpha::messages::{Message, SubmitHeader};
+use quorate_protocols::round::messages::{Message, SubmitHeader};
 use quorate_protocols::sim::fuzz;
 use quorate_protocols::wire::Signed;
 

@@ -18,7 +18,7 @@ async fn store() -> (tempfile::TempDir, Store) {
 async fn sum_over(scheme: &'static dyn SumScheme, dim: u64) {
     let (_dir, store) = store().await;
     let blobs = store.blobs();
-    let shape = SumShape { ring: Ring::Z32, dim, parties: 3, authorities: 2 };
+    let shape = SumShape { ring: Ring::Z32, dim, parties: 3, authorities: 2, bits: 32 };
     let context = SumContext { label: Label([3; 32]), shape, suite: PadSuite::Aes256Ctr };
     let key = |party: u8, authority: u8| SharedKey::from_bytes([party * 16 + authority; 32]);
     let nonce = |party: u8| Nonce([party; 16]);

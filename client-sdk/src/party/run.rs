@@ -11,15 +11,13 @@ use std::time::Instant;
 use quorate_crypto::keys::KeyBinding;
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
-use quorate_protocols::hybrid_alpha::messages::{
-    BulkRef, Message, ResultRecord, RoundOpen, SubmitHeader,
-};
-use quorate_protocols::hybrid_alpha::party::{Event, PartyJob, PartyOutput, PartyWork};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::machine::{Bug, Context, Fact, Output};
 use quorate_protocols::model::ModelState;
 use quorate_protocols::payload::plaintext_bytes;
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::messages::{BulkRef, Message, ResultRecord, RoundOpen, SubmitHeader};
+use quorate_protocols::round::party::{Event, PartyJob, PartyOutput, PartyWork};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, decode, encode};
 use quorate_protocols::workload::Purpose;
 use zeroize::Zeroizing;

@@ -109,7 +109,7 @@ impl Served {
     /// the same in each.
     fn each(label: u8) -> impl Iterator<Item = Self> {
         schemes::all().iter().map(move |scheme| {
-            let shape = SumShape { ring: Ring::Z32, dim: 8, parties: 4, authorities: 1 };
+            let shape = SumShape { ring: Ring::Z32, dim: 8, parties: 4, authorities: 1, bits: 32 };
             let mut fixture = Fixture::new(&shape, 9);
             // A new submission has a new nonce; the long-term keys stay.
             fixture.nonces.iter_mut().for_each(|nonce| nonce.0[0] ^= label);

@@ -205,7 +205,11 @@ impl SumScheme for DdhMcfe {
         }
         let half = Scalar::from(2u8).invert();
         sum.expose_mut().iter_mut().for_each(|s| *s *= half);
-        Ok(Box::new(Party { context: *context, half_key: sum, halves: Vec::with_capacity(BATCH) }))
+        Ok(Box::new(Party {
+            context: context.clone(),
+            half_key: sum,
+            halves: Vec::with_capacity(BATCH),
+        }))
     }
 
     fn opener(
@@ -216,7 +220,7 @@ impl SumScheme for DdhMcfe {
         self.check(&context.shape)?;
         check_members(&context.shape, members)?;
         Ok(Box::new(DdhOpener {
-            context: *context,
+            context: context.clone(),
             members,
             range: 0..0,
             sums: Vec::new(),
@@ -393,7 +397,8 @@ mod tests {
     use crate::fixed::to_ring;
     use crate::sum::PadSuite;
 
-    const SHAPE: SumShape = SumShape { ring: Ring::Z32, dim: 2, parties: 3, authorities: 1 };
+    const SHAPE: SumShape =
+        SumShape { ring: Ring::Z32, dim: 2, parties: 3, authorities: 1, bits: 32 };
 
     fn plains(values: [[i64; 2]; 3]) -> Vec<Vec<u8>> {
         values

@@ -13,8 +13,8 @@ fn inputs() -> (SharedKey, Nonce) {
 }
 
 fn context(suite: PadSuite, ring: Ring, dim: u64) -> SumContext {
-    let shape = SumShape { ring, dim, parties: 2, authorities: 1 };
-    SumContext { label: Label([0x11; 32]), shape, suite }
+    let shape = SumShape { ring, dim, parties: 2, authorities: 1, bits: ring.bits() };
+    SumContext { label: Label([0x11; 32]), shape, suite, public: std::sync::Arc::default() }
 }
 
 fn submit(scheme: &dyn SumScheme, context: &SumContext, plain: &[u8]) -> Vec<u8> {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
 
-use crate::hybrid_alpha::authority::ComputeKey;
-use crate::hybrid_alpha::messages::SubmitHeader;
 use crate::machine::Fact;
 use crate::refusal::{Code, Culprit, Refusal};
+use crate::round::authority::ComputeKey;
+use crate::round::messages::SubmitHeader;
 use crate::wire::{Name, Signed};
 
 /// A pair of a role's state and something that happened to it there.

@@ -7,14 +7,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::lab::{bulk, context, draw};
 use super::liar::AuthorityLie;
 use super::world::{Item, Node, Packet, Work, World};
-use crate::hybrid_alpha::aggregator::{self, AggregatorJob, Opened};
-use crate::hybrid_alpha::authority::{self, AuthorityJob};
-use crate::hybrid_alpha::messages::{Message, SubmitHeader};
-use crate::hybrid_alpha::party::{self, PartyJob};
 use crate::job::Minima;
 use crate::machine::{Output, Peer};
 use crate::model::ModelState;
 use crate::refusal::{Code, Refusal};
+use crate::round::aggregator::{self, AggregatorJob, Opened};
+use crate::round::authority::{self, AuthorityJob};
+use crate::round::messages::{Message, SubmitHeader};
+use crate::round::party::{self, PartyJob};
 use crate::wire::{Signed, decode, encode};
 
 /// The three moments at which a driver dies.
@@ -249,7 +249,7 @@ impl World {
                     self.audit.broken("the aggregator writes to itself");
                 }
                 Output::Work(work) => self.begin(Node::Aggregator, Work::Open(work)),
-                Output::Log(_) | Output::Reject(_) => {}
+                Output::Log(_) | Output::Reject(_) | Output::Charge(_) | Output::Refund(_) => {}
             }
         }
     }
@@ -338,7 +338,7 @@ impl World {
     fn opened(&mut self, work: &aggregator::OpenSum) {
         let blobs = &self.processes[&Node::Aggregator].disk.blobs;
         let of = |list: &[(crate::wire::Name, _)]| -> Vec<Vec<u8>> {
-            let bulk = |(_, bulk): &(_, crate::hybrid_alpha::messages::BulkRef)| bulk.root;
+            let bulk = |(_, bulk): &(_, crate::round::messages::BulkRef)| bulk.root;
             list.iter().map(|one| blobs[&bulk(one)].clone()).collect()
         };
         let (ciphertexts, keys) = (of(&work.ciphertexts), of(&work.keys));
@@ -472,7 +472,7 @@ impl World {
                 Output::Reject(refusal) => {
                     answers.push((Message::Refused(refusal).to_wire(), None));
                 }
-                Output::Log(_) => {}
+                Output::Log(_) | Output::Charge(_) | Output::Refund(_) => {}
             }
         }
         if crash == Some(2) {

@@ -9,15 +9,15 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::lab::{Kind, bulk, context, stream};
 use super::scenario::size;
 use super::stage::{Stage, indicator};
-use crate::hybrid_alpha::aggregator::{self, AggregatorJob};
-use crate::hybrid_alpha::authority::{self, AuthorityJob};
-use crate::hybrid_alpha::messages::{
+use crate::machine::Peer;
+use crate::refusal::{Code, Refusal};
+use crate::round::aggregator::{self, AggregatorJob};
+use crate::round::authority::{self, AuthorityJob};
+use crate::round::messages::{
     Freeze, FuncKey, KeyRequest, Message, PromiseRequest, Receipt, RoundOpen, SubmitHeader,
     TombstoneRequest, request_hash, y_hash,
 };
-use crate::hybrid_alpha::party::{self, PartyJob};
-use crate::machine::Peer;
-use crate::refusal::{Code, Refusal};
+use crate::round::party::{self, PartyJob};
 use crate::wire::{Body, Signature, Signed, decode, encode};
 
 /// Honest machines in several states, and a sample of every message.

@@ -14,13 +14,14 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::enrol::{Enroll, EnrollRequest, Enrolled};
-use crate::hybrid_alpha::authority::ComputeKey;
-use crate::hybrid_alpha::messages::BulkRef;
-use crate::hybrid_alpha::{PROTOCOL_ID, STEP_KEY, STEP_SUBMIT};
+use crate::hybrid_alpha::PROTOCOL_ID;
 use crate::job::{AuthorityKey, Deadlines, MANIFEST_VERSION, Manifest, Privacy, RosterEntry};
 use crate::machine::Context;
 use crate::payload::{MOMENT_BITS, OpenedSum, PayloadKind, plaintext_bytes, read_sum};
 use crate::refusal::{Code, Refusal};
+use crate::round::authority::ComputeKey;
+use crate::round::messages::BulkRef;
+use crate::round::{STEP_KEY, STEP_SUBMIT};
 use crate::wire::{Name, Signed};
 use crate::workload::{Column, ColumnKind, LocalSpec, ModelSpec, Schema, TrainSpec, Workload};
 
@@ -199,7 +200,7 @@ impl Lab {
 
     fn context(&self, round: u32, label: Label) -> SumContext {
         let shape = self.manifest.shape(round).unwrap();
-        SumContext { label, shape, suite: self.manifest.suite }
+        SumContext { label, shape, suite: self.manifest.suite, public: Default::default() }
     }
 
     fn binding<'a>(&'a self, a: usize, member: &'a RosterEntry) -> KeyBinding<'a> {
@@ -399,6 +400,7 @@ fn manifest(
         quorum: size.quorum,
         k_min: 2,
         colluders: size.colluders,
+        threshold: None,
         privacy: Privacy::None,
         verified_sum: false,
         deadlines: Deadlines { collect_ms: 1500, grace_ms: 150, key_ms: 900, max_attempts: 60 },

@@ -8,13 +8,13 @@ use rand_chacha::ChaCha20Rng;
 
 use super::lab::{Lab, PartyKeys, bulk, draw};
 use super::world::{Node, World};
-use crate::hybrid_alpha::messages::{
+use crate::job::{RosterEntry, roster_root};
+use crate::refusal::{Code, Culprit, Refusal};
+use crate::round::messages::{
     Freeze, FuncKey, KeyRequest, Message, Promise, PromiseRequest, Receipt, ResultRecord,
     RoundFields, RoundOpen, SubmitHeader, Tombstone, y_hash,
 };
-use crate::hybrid_alpha::party::{self, PartyJob};
-use crate::job::{RosterEntry, roster_root};
-use crate::refusal::{Code, Culprit, Refusal};
+use crate::round::party::{self, PartyJob};
 use crate::wire::{Body, Signature, Signed};
 
 /// What a lying party does to its submissions.

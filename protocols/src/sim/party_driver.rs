@@ -6,12 +6,12 @@ use super::drivers::{CRASHES, load_party, stored};
 use super::lab::{PartyKeys, bulk, context, draw, entry};
 use super::liar::PartyLie;
 use super::world::{Item, Node, Packet, Rotation, Work, World};
-use crate::hybrid_alpha::messages::{Message, ResultRecord, RoundOpen};
-use crate::hybrid_alpha::party::{self, PartyJob, PartyWork};
 use crate::job::{JobPackage, Minima};
 use crate::machine::Output;
 use crate::model::ModelState;
 use crate::refusal::Refusal;
+use crate::round::messages::{Message, ResultRecord, RoundOpen};
+use crate::round::party::{self, PartyJob, PartyWork};
 use crate::wire::{Signed, decode};
 
 impl World {
@@ -168,7 +168,7 @@ impl World {
                 Output::Send { message, .. } => {
                     self.audit.broken(format!("a party sends {message:?}"));
                 }
-                Output::Log(_) | Output::Reject(_) => {}
+                Output::Log(_) | Output::Reject(_) | Output::Charge(_) | Output::Refund(_) => {}
             }
         }
     }

@@ -8,14 +8,14 @@ use quorate_crypto::merkle::Hash;
 use super::lab::{Kind, Size, context, entry, name};
 use super::stage::{Stage, Submission, indicator};
 use crate::checks::Check;
-use crate::hybrid_alpha::aggregator::{self, AggregatorJob};
-use crate::hybrid_alpha::authority::AuthorityJob;
-use crate::hybrid_alpha::messages::{Freeze, Message, RoundOpen, SubmitHeader};
-use crate::hybrid_alpha::party::PartyJob;
 use crate::job::{JobPackage, Minima, roster_root};
 use crate::machine::{Output, Peer};
 use crate::payload::{OpenedSum, PayloadKind};
 use crate::refusal::{Code, Culprit, Refusal};
+use crate::round::aggregator::{self, AggregatorJob};
+use crate::round::authority::AuthorityJob;
+use crate::round::messages::{Freeze, Message, RoundOpen, SubmitHeader};
+use crate::round::party::PartyJob;
 use crate::wire::Signed;
 use crate::workload::Purpose;
 

@@ -6,17 +6,17 @@ use quorate_crypto::sum::Label;
 use rand_chacha::ChaCha20Rng;
 
 use super::lab::{Lab, Size, bulk, context, stream};
-use crate::hybrid_alpha::authority::{self, AuthorityJob};
-use crate::hybrid_alpha::messages::{
-    Freeze, KeyRequest, Message, Promise, PromiseRequest, Receipt, ResultRecord, RoundFields,
-    RoundOpen, SubmitHeader, Tombstone, TombstoneRequest,
-};
-use crate::hybrid_alpha::model_field;
-use crate::hybrid_alpha::party::{self, PartyJob, PartyWork};
 use crate::job::{JobPackage, Minima, RosterEntry, roster_root};
 use crate::machine::{Fact, Output};
 use crate::model::ModelState;
 use crate::refusal::Refusal;
+use crate::round::authority::{self, AuthorityJob};
+use crate::round::messages::{
+    Freeze, KeyRequest, Message, Promise, PromiseRequest, Receipt, ResultRecord, RoundFields,
+    RoundOpen, SubmitHeader, Tombstone, TombstoneRequest,
+};
+use crate::round::model_field;
+use crate::round::party::{self, PartyJob, PartyWork};
 use crate::wire::Signed;
 
 /// A submission as it reaches the adversary.
@@ -115,6 +115,7 @@ impl Stage {
             model: model_field(purpose, self.model.hash(), self.head),
             dim: payload.dim(),
             payload_type: payload.type_id(),
+            key: Hash([0; 32]),
         };
         let deadline_ms = self.now_ms + manifest.deadlines.collect_ms;
         RoundOpen { fields, roster, deadline_ms, tombstones: Vec::new() }

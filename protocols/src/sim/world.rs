@@ -9,12 +9,12 @@ use rand_chacha::ChaCha20Rng;
 use super::audit::Audit;
 use super::lab::{Kind, Lab, Size, draw, stream};
 use super::liar::Lies;
-use crate::hybrid_alpha::aggregator::{AggregatorJob, Outcome};
-use crate::hybrid_alpha::authority::{AuthorityJob, ComputeKey};
-use crate::hybrid_alpha::party::PartyJob;
 use crate::job::RosterEntry;
 use crate::model::ModelState;
 use crate::refusal::{Code, Culprit};
+use crate::round::aggregator::{AggregatorJob, Outcome};
+use crate::round::authority::{AuthorityJob, ComputeKey};
+use crate::round::party::PartyJob;
 use crate::wire;
 
 /// Who acts.
@@ -178,11 +178,11 @@ pub enum Item {
 #[derive(Clone, Debug)]
 pub enum Work {
     /// Aggregator.
-    Open(crate::hybrid_alpha::aggregator::OpenSum),
+    Open(crate::round::aggregator::OpenSum),
     /// Authority.
     Key(ComputeKey, Vec<u8>),
     /// Party.
-    Party(crate::hybrid_alpha::party::PartyWork),
+    Party(crate::round::party::PartyWork),
 }
 
 /// A rotation under way.

@@ -8,8 +8,8 @@ use anyhow::bail;
 use quorate_client::api::{AuthorityInfo, ProblemBody, from_json};
 use quorate_client::store::{Batch, Store};
 use quorate_crypto::merkle::Hash;
-use quorate_protocols::hybrid_alpha::messages::Message;
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::messages::Message;
 use quorate_protocols::wire::Name;
 
 use crate::routes::MESSAGE_BYTES;

@@ -8,9 +8,9 @@ use quorate_client::api::{JobCreated, JobSpec, JobStatus, from_json};
 use quorate_client::engine::os_rng;
 use quorate_client::store::Batch;
 use quorate_crypto::merkle::Hash;
-use quorate_protocols::hybrid_alpha::aggregator::{AggregatorJob, Event, OpenSum};
 use quorate_protocols::machine::{Bug, Context};
 use quorate_protocols::model::ModelState;
+use quorate_protocols::round::aggregator::{AggregatorJob, Event, OpenSum};
 use rand_core::Rng;
 
 use super::{Aggregator, Shared};

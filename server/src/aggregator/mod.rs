@@ -26,7 +26,7 @@ use quorate_client::engine::load_or_create_identity;
 use quorate_client::store::{Batch, Store};
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::sum::Label;
-use quorate_protocols::hybrid_alpha::aggregator::AggregatorJob;
+use quorate_protocols::round::aggregator::AggregatorJob;
 use quorate_protocols::wire::Name;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};

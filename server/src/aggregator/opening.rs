@@ -11,12 +11,12 @@ use quorate_client::engine::{
 use quorate_client::store::{Batch, Store};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::SchemeError;
-use quorate_protocols::hybrid_alpha::aggregator::{AggregatorJob, Event, OpenSum, Opened};
-use quorate_protocols::hybrid_alpha::messages::BulkRef;
 use quorate_protocols::job::Manifest;
 use quorate_protocols::model::{ModelState, model_after};
 use quorate_protocols::payload::OpenedSum;
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
+use quorate_protocols::round::aggregator::{AggregatorJob, Event, OpenSum, Opened};
+use quorate_protocols::round::messages::BulkRef;
 use quorate_protocols::workload::Workload;
 
 use super::authorities::{FIRST_DELAY, MAX_DELAY};

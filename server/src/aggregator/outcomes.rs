@@ -7,8 +7,8 @@ use axum::extract::{Path, State};
 use quorate_client::api::{FrozenRound, PhaseMillis, RoundReport};
 use quorate_client::store::Store;
 use quorate_crypto::merkle::{Hash, chunk_count};
-use quorate_protocols::hybrid_alpha::aggregator::AggregatorJob;
-use quorate_protocols::hybrid_alpha::{STEP_SUBMIT, messages::BulkRef};
+use quorate_protocols::round::aggregator::AggregatorJob;
+use quorate_protocols::round::{STEP_SUBMIT, messages::BulkRef};
 
 use super::Shared;
 use crate::http::problem::Answer;

@@ -1,8 +1,8 @@
 //! `GET /v1/jobs/{job}/package`: the manifest with every authority's approval.
 
 use axum::extract::{Path, State};
-use quorate_protocols::hybrid_alpha::aggregator::AggregatorJob;
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::aggregator::AggregatorJob;
 
 use super::Shared;
 use crate::http::problem::Answer;

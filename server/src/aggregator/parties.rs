@@ -4,9 +4,9 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use quorate_client::store::Batch;
-use quorate_protocols::hybrid_alpha::aggregator::{Event, OpenSum};
-use quorate_protocols::hybrid_alpha::messages::Message;
 use quorate_protocols::machine::Peer;
+use quorate_protocols::round::aggregator::{Event, OpenSum};
+use quorate_protocols::round::messages::Message;
 
 use super::Shared;
 use crate::http::problem::Answer;

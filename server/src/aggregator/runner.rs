@@ -10,12 +10,10 @@ use quorate_client::engine::{bulk_info, now_ms};
 use quorate_client::store::Batch;
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::sum::Label;
-use quorate_protocols::hybrid_alpha::STEP_KEY;
-use quorate_protocols::hybrid_alpha::aggregator::{
-    AggregatorJob, AggregatorOutput, Event, OpenSum,
-};
-use quorate_protocols::hybrid_alpha::messages::{FuncKey, Message};
 use quorate_protocols::machine::{Output, Peer};
+use quorate_protocols::round::STEP_KEY;
+use quorate_protocols::round::aggregator::{AggregatorJob, AggregatorOutput, Event, OpenSum};
+use quorate_protocols::round::messages::{FuncKey, Message};
 use quorate_protocols::wire::{Name, Signed};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -48,7 +46,7 @@ impl Errand {
                 Some((key, Self::Ask { to, request: message }))
             }
             Output::Work(work) => Some((hash_parts("errand", &[&work.label.0]), Self::Open(work))),
-            Output::Send { .. } | Output::Log(_) | Output::Reject(_) => None,
+            _ => None,
         }
     }
 }

@@ -11,11 +11,11 @@ use quorate_client::engine::{bulk_info, now_ms};
 use quorate_client::store::{Batch, StoreError};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
-use quorate_protocols::hybrid_alpha::STEP_SUBMIT;
-use quorate_protocols::hybrid_alpha::aggregator::{AggregatorJob, Event, OpenSum};
-use quorate_protocols::hybrid_alpha::messages::{Message, SubmitHeader};
 use quorate_protocols::machine::Peer;
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::STEP_SUBMIT;
+use quorate_protocols::round::aggregator::{AggregatorJob, Event, OpenSum};
+use quorate_protocols::round::messages::{Message, SubmitHeader};
 use quorate_protocols::wire::{Name, Signed};
 
 use super::{Aggregator, Shared, upload_space};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::{Path, Query, State};
 use quorate_client::api::{Hex32, MAX_VIEW_RESULTS, MAX_WAIT_MS, PartyView, ViewQuery};
 use quorate_client::engine::now_ms;
-use quorate_protocols::hybrid_alpha::aggregator::AggregatorJob;
+use quorate_protocols::round::aggregator::AggregatorJob;
 
 use super::Shared;
 use crate::http::problem::Answer;

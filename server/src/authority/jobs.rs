@@ -3,10 +3,10 @@
 use axum::body::Bytes;
 use axum::extract::State;
 use quorate_client::store::Batch;
-use quorate_protocols::hybrid_alpha::authority::{AuthorityJob, Event};
-use quorate_protocols::hybrid_alpha::messages::Message;
 use quorate_protocols::machine::Context;
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::authority::{AuthorityJob, Event};
+use quorate_protocols::round::messages::Message;
 
 use super::Shared;
 use crate::http::problem::Answer;

@@ -11,10 +11,10 @@ use quorate_client::store::Batch;
 use quorate_crypto::keys::{KeyBinding, SharedKey};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
-use quorate_protocols::hybrid_alpha::authority::{ComputeKey, Event};
-use quorate_protocols::hybrid_alpha::messages::{KeyRequest, Message};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::round::authority::{ComputeKey, Event};
+use quorate_protocols::round::messages::{KeyRequest, Message};
 
 use super::{Authority, Shared};
 use crate::driver::{Done, Failure};
@@ -141,7 +141,7 @@ fn shared_keys(
     work: &ComputeKey,
 ) -> Result<Vec<(SharedKey, Nonce)>, Refusal> {
     let identity = authority.driver.identity();
-    let derive = |member: &quorate_protocols::hybrid_alpha::authority::KeyMember| {
+    let derive = |member: &quorate_protocols::round::authority::KeyMember| {
         let binding = KeyBinding {
             tenant: manifest.tenant.as_str(),
             authority: authority.config.name.as_str(),

@@ -19,8 +19,8 @@ use axum::routing::{get, post};
 use quorate_client::engine::load_or_create_identity;
 use quorate_client::store::{Batch, Store};
 use quorate_crypto::sum::Label;
-use quorate_protocols::hybrid_alpha::authority::AuthorityJob;
 use quorate_protocols::job::{Minima, RosterEntry};
+use quorate_protocols::round::authority::AuthorityJob;
 use quorate_protocols::wire::{Name, decode};
 use tokio::net::TcpListener;
 

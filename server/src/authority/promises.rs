@@ -3,9 +3,9 @@
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use quorate_client::store::Batch;
-use quorate_protocols::hybrid_alpha::authority::Event;
-use quorate_protocols::hybrid_alpha::messages::Message;
 use quorate_protocols::machine::Output;
+use quorate_protocols::round::authority::Event;
+use quorate_protocols::round::messages::Message;
 use quorate_protocols::wire::encode;
 
 use super::Shared;

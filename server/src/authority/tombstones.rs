@@ -3,8 +3,8 @@
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use quorate_client::store::Batch;
-use quorate_protocols::hybrid_alpha::authority::Event;
-use quorate_protocols::hybrid_alpha::messages::Message;
+use quorate_protocols::round::authority::Event;
+use quorate_protocols::round::messages::Message;
 
 use super::Shared;
 use crate::http::problem::Answer;

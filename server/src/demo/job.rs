@@ -11,10 +11,10 @@ use quorate_client::api::{
 use quorate_client::bulk::{Bulk, BulkInfo};
 use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::leaf_hash;
-use quorate_protocols::hybrid_alpha::messages::{ResultRecord, RoundOpen};
 use quorate_protocols::job::{JobPackage, Manifest};
 use quorate_protocols::model::ModelState;
 use quorate_protocols::payload::{OpenedSum, read_sum};
+use quorate_protocols::round::messages::{ResultRecord, RoundOpen};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, Verified, decode};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use anyhow::bail;
 use quorate_client::api::RoundReport;
 use quorate_client::learn::metrics::{Metrics, evaluate};
-use quorate_protocols::hybrid_alpha::messages::RoundOpen;
 use quorate_protocols::job::Manifest;
+use quorate_protocols::round::messages::RoundOpen;
 use quorate_protocols::workload::{Purpose, TrainSpec, Workload};
 
 use super::data::Prepared;

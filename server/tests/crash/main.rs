@@ -17,8 +17,8 @@ use proxy::{Exchange, Proxy};
 use quorate_client::api::{Hex32, JobOutcome, JobSpec, TrainTable};
 use quorate_client::learn::data::Dataset;
 use quorate_client::learn::twin::{FrozenSet, plain_sum};
-use quorate_protocols::hybrid_alpha::messages::Message;
 use quorate_protocols::model::ModelState;
+use quorate_protocols::round::messages::Message;
 use quorate_protocols::workload::{ModelSpec, TrainSpec};
 use quorate_server::demo::data::{Prepared, Source};
 use quorate_server::demo::fleet::Fleet;
@@ -265,7 +265,7 @@ fn check_recording(recordings: &[Vec<Exchange>]) -> anyhow::Result<BTreeMap<(Hex
 
 fn promises(
     exchanges: &[Exchange],
-) -> anyhow::Result<Vec<quorate_protocols::hybrid_alpha::messages::Promise>> {
+) -> anyhow::Result<Vec<quorate_protocols::round::messages::Promise>> {
     let mut out = Vec::new();
     for exchange in exchanges {
         if let Ok(Message::Promise(promise)) = Message::from_wire(&exchange.answer) {
@@ -280,7 +280,7 @@ fn released(releases: &[(u32, u16, u8)]) -> Vec<Exchange> {
     use quorate_crypto::keys::Identity;
     use quorate_crypto::merkle::Hash;
     use quorate_crypto::sum::Label;
-    use quorate_protocols::hybrid_alpha::messages::{BulkRef, FuncKey, Promise};
+    use quorate_protocols::round::messages::{BulkRef, FuncKey, Promise};
     use quorate_protocols::wire::{Name, Signed};
 
     let identity = Identity::generate(&mut ChaCha20Rng::seed_from_u64(9));

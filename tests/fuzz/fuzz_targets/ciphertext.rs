@@ -9,7 +9,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let ring = if kind & 1 == 0 { Ring::Z32 } else { Ring::Z64 };
-    let shape = SumShape { ring, dim: 2, parties: 2, authorities: 1 };
+    let shape = SumShape { ring, dim: 2, parties: 2, authorities: 1, bits: ring.bits() };
     let cx = SumContext { label: Label([7; 32]), shape, suite: PadSuite::Aes256Ctr };
     for scheme in schemes::all().iter().filter(|scheme| scheme.info().served) {
         let mut opener = scheme.opener(&cx, 2).expect("a small shape");

@@ -2,10 +2,10 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use quorate_protocols::enrol::{Enroll, EnrollRequest, Enrolled};
-use quorate_protocols::hybrid_alpha::aggregator::AggregatorJob;
-use quorate_protocols::hybrid_alpha::authority::AuthorityJob;
-use quorate_protocols::hybrid_alpha::messages::{Freeze, Join, ResultRecord, RoundOpen};
-use quorate_protocols::hybrid_alpha::party::PartyJob;
+use quorate_protocols::round::aggregator::AggregatorJob;
+use quorate_protocols::round::authority::AuthorityJob;
+use quorate_protocols::round::messages::{Freeze, Join, ResultRecord, RoundOpen};
+use quorate_protocols::round::party::PartyJob;
 use quorate_protocols::job::JobPackage;
 use quorate_protocols::wire::{Body, Name, decode};
 

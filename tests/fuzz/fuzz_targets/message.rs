@@ -1,7 +1,7 @@
 //! Control messages: whatever decodes encodes again to a message that decodes to the same bytes.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use quorate_protocols::hybrid_alpha::messages::Message;
+use quorate_protocols::round::messages::Message;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(message) = Message::from_wire(data) {

@@ -1,7 +1,7 @@
 //! Submission headers: decoding is the inverse of encoding, on every input.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use quorate_protocols::hybrid_alpha::messages::SubmitHeader;
+use quorate_protocols::round::messages::SubmitHeader;
 use quorate_protocols::wire::{Body, Signed};
 
 fuzz_target!(|data: &[u8]| {

@@ -1,8 +1,8 @@
 //! What a job waits for.
 
 use super::{AggregatorJob, AggregatorOutput, OpenSum, Phase};
-use crate::hybrid_alpha::messages::{KeyRequest, Message, PromiseRequest};
 use crate::machine::{Output, Peer};
+use crate::round::messages::{KeyRequest, Message, PromiseRequest};
 use crate::wire::Name;
 
 impl AggregatorJob {

@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use quorate_crypto::sum::Label;
 
 use super::{AggregatorJob, AggregatorOutput, Bound, Opened, Outcome, Phase};
-use crate::hybrid_alpha::STEP_KEY;
-use crate::hybrid_alpha::messages::{
-    FuncKey, Promise, ResultRecord, RoundFields, request_hash, y_hash,
-};
 use crate::machine::{Bug, Context, Fact, Output};
 use crate::refusal::{Code, Culprit, Refusal};
+use crate::round::STEP_KEY;
+use crate::round::messages::{FuncKey, Promise, ResultRecord, RoundFields, request_hash, y_hash};
 use crate::wire::{Name, Signed};
 
 impl AggregatorJob {

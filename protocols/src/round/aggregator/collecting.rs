@@ -6,13 +6,13 @@ use quorate_crypto::merkle::Hash;
 
 use super::{AggregatorJob, AggregatorOutput, Attempt, Frozen, Gathering, Joined, Outcome, Phase};
 use crate::checks::{Check, holds};
-use crate::hybrid_alpha::messages::{
-    Freeze, Join, Message, Receipt, RoundFields, RoundOpen, SubmitHeader, Tombstone,
-};
-use crate::hybrid_alpha::{check_header, model_field};
 use crate::job::{RosterEntry, roster_root};
 use crate::machine::{Context, Fact, Output, Peer};
 use crate::refusal::{Code, Culprit, Refusal};
+use crate::round::messages::{
+    Freeze, Join, Message, Receipt, RoundFields, RoundOpen, SubmitHeader, Tombstone,
+};
+use crate::round::{check_header, model_field};
 use crate::wire::{Signed, Verified};
 
 impl AggregatorJob {
@@ -124,6 +124,7 @@ impl AggregatorJob {
             model,
             dim: payload.dim(),
             payload_type: payload.type_id(),
+            key: Hash([0; 32]),
         };
         let label = fields.label(&self.manifest);
         let deadline_ms = cx.now_ms.saturating_add(self.manifest.deadlines.collect_ms);

@@ -1,13 +1,12 @@
-//! HybridAlpha: horizontal federated learning by functional encryption.
+//! One round of a secure sum, from its opening to its result: the state machines that every protocol
+//! here shares.
 //!
-//! Source: Xu, Baracaldo, Zhou, Anwar, Ludwig, *HybridAlpha: An Efficient Approach for
-//! Privacy-Preserving Federated Learning* (arXiv 1912.05897), with the repairs that its published
-//! form needs: keys bound to one label, one opening per round whatever its attempts, several
-//! authorities that are all needed.
-//!
-//! Roles: **authorities** (`m`, 1 to 4; hold keys shared with parties, see no ciphertext),
-//! **aggregator** (sees ciphertexts, opens one sum per round), **parties** (`n`).
-//! Rounds: one upload per party; two small exchanges between aggregator and authorities.
+//! Roles: **authorities** (`m`, 1 to 4; hold keys shared with parties), **aggregator** (sees
+//! ciphertexts, opens one sum per round), **parties** (`n`), and in threshold protocols **holders**
+//! (parties with a share of the decryption key).
+//! A round: one upload per party; a promise of every authority for the frozen set; then, in
+//! [`hybrid_alpha`](crate::hybrid_alpha), one functional key per authority, or, in
+//! [`threshold`](crate::threshold), the authority's partial decryption and those of T holders.
 //!
 //! # Security
 //! The aggregator learns the sum over the frozen set of each round, and who is in it. An authority
@@ -32,11 +31,9 @@
 
 pub mod aggregator;
 pub mod authority;
-mod card;
+pub mod keying;
 pub mod messages;
 pub mod party;
-
-pub use card::CARD;
 
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::sum::Label;
@@ -48,12 +45,14 @@ use crate::wire::{Signed, Verified};
 use crate::workload::Purpose;
 use messages::{RoundOpen, SubmitHeader, Tombstone};
 
-/// Number of this protocol in manifests and envelopes.
-pub const PROTOCOL_ID: u16 = 1;
+/// Number of this set of messages on the wire, whatever the protocol of the job.
+pub const WIRE_ID: u16 = 1;
 /// The step in which parties submit.
 pub const STEP_SUBMIT: usize = 0;
-/// The step in which authorities release keys.
+/// The step in which authorities release keys, or the authority its partial decryption.
 pub const STEP_KEY: usize = 1;
+/// The step in which holders give partial decryptions; threshold schemes only.
+pub const STEP_PARTIAL: usize = 2;
 
 /// The model hash of a round's label. A plain sum has no model: its rounds are told apart by the
 /// result before, so that "no model is opened twice" holds for it too.

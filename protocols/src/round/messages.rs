@@ -2,9 +2,13 @@
 //!
 //! `RoundOpen` -> `SubmitHeader` -> `Receipt` -> `Freeze` + y -> `Promise` (all m) -> `KeyRequest` ->
 //! `FuncKey` (all m) -> `ResultRecord`; or `TombstoneRequest` -> `Tombstone` (all m) -> the next attempt.
+//! Threshold jobs make a key before round 0: `KeyCall` -> `KeyPosted` (each participant, step by
+//! step); and besides the `FuncKey`, which is then the authority's partial decryption, they take
+//! `ShareAsk` -> `Partial` from T holders.
 
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::sum::{Label, Nonce};
+use quorate_crypto::threshold::{KeyPost, ReplyBinding};
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::Enrolled;
@@ -53,6 +57,8 @@ pub struct RoundFields {
     pub dim: u64,
     /// Type of the payload.
     pub payload_type: u16,
+    /// Id of the job's threshold key; zero where there is none.
+    pub key: Hash,
 }
 
 impl RoundFields {
@@ -62,7 +68,7 @@ impl RoundFields {
         let epochs: Vec<u8> =
             manifest.authorities.iter().flat_map(|a| a.epoch.to_le_bytes()).collect();
         let hash = hash_parts(
-            "quorate/label/1",
+            "quorate/label/2",
             &[
                 manifest.tenant.as_str().as_bytes(),
                 &self.manifest.0,
@@ -75,6 +81,7 @@ impl RoundFields {
                 &self.model.0,
                 &self.dim.to_le_bytes(),
                 &self.payload_type.to_le_bytes(),
+                &self.key.0,
             ],
         );
         Label(hash.0)
@@ -105,7 +112,7 @@ pub struct RoundOpen {
     /// All m tombstones of the attempt before; empty in attempt 0.
     pub tombstones: Vec<Signed<Tombstone>>,
 }
-postcard_body!(RoundOpen, "quorate/round-open/1");
+postcard_body!(RoundOpen, "quorate/round-open/2");
 
 /// Bytes of an encoded [`SubmitHeader`], without its signature.
 pub const SUBMIT_HEADER_BYTES: usize = 192;
@@ -223,6 +230,12 @@ impl Signed<SubmitHeader> {
             .map_err(|_| Refusal::new(Code::Malformed, "a signed submit header has 256 bytes"))?;
         Ok(Self::from_parts(body.to_vec(), Signature(signature)))
     }
+}
+
+/// What the proof in a reply of a threshold scheme is bound to.
+#[must_use]
+pub fn reply_binding(label: &Label, party: &Name, nonce: &Nonce) -> ReplyBinding {
+    ReplyBinding(hash_parts("quorate/reply/1", &[&label.0, party.as_str().as_bytes(), &nonce.0]).0)
 }
 
 /// The aggregator holds this submission, durably and in full.
@@ -363,6 +376,81 @@ pub struct ResultRecord {
 }
 postcard_body!(ResultRecord, "quorate/result/1");
 
+/// The aggregator calls for a threshold key among these participants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyCall {
+    /// The job.
+    pub manifest: Hash,
+    /// Which call this is, from 0: a call that fails is followed by another without the culprit.
+    pub number: u16,
+    /// The holders, sorted by name; holder i of the key is at position i - 1.
+    pub holders: Vec<RosterEntry>,
+    /// When the call ends, by the aggregator's clock (milliseconds since 1970).
+    pub deadline_ms: u64,
+}
+postcard_body!(KeyCall, "quorate/key-call/1");
+
+/// What one participant of a key posts in one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPosted {
+    /// Hash of the signed call.
+    pub call: Hash,
+    /// Its name: the authority's or a holder's.
+    pub from: Name,
+    /// Hash of the signed posts of the steps before, in order: what this one was made from.
+    pub seen: Hash,
+    /// The scheme's bytes.
+    pub post: KeyPost,
+}
+postcard_body!(KeyPosted, "quorate/key-post/1");
+
+/// A call and the posts made to it so far, sorted by step and number. Complete, it is the job's
+/// threshold key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyTranscript {
+    /// The call.
+    pub call: Signed<KeyCall>,
+    /// The posts.
+    pub posts: Vec<Signed<KeyPosted>>,
+}
+
+/// The aggregator asks holders for partial decryptions of a frozen set that the authority promised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareAsk {
+    /// The frozen set.
+    pub freeze: Signed<Freeze>,
+    /// The authority's promise for it.
+    pub promises: Vec<Signed<Promise>>,
+    /// Holders asked so far.
+    pub asked: Vec<Name>,
+}
+
+/// A holder's partial decryption of a frozen set's sum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partial {
+    /// The holder.
+    pub holder: Name,
+    /// The label.
+    pub label: Label,
+    /// Hash of what was asked: label, freeze record, y.
+    pub request: Hash,
+    /// The scheme's bytes.
+    pub bytes: Vec<u8>,
+}
+postcard_body!(Partial, "quorate/partial/1");
+
+/// A holder will not give a partial decryption: who asks learns why, and whom it blames.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareRefused {
+    /// The holder.
+    pub holder: Name,
+    /// The label.
+    pub label: Label,
+    /// Why.
+    pub refusal: Refusal,
+}
+postcard_body!(ShareRefused, "quorate/share-refused/1");
+
 /// Every control message of the protocol.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Message {
@@ -394,6 +482,14 @@ pub enum Message {
     Result(Signed<ResultRecord>),
     /// Anyone: the request was refused.
     Refused(Refusal),
+    /// Aggregator to authority: what was posted to the threshold key so far.
+    KeyAsk(Box<KeyTranscript>),
+    /// Authority or holder to aggregator.
+    KeyPost(Signed<KeyPosted>),
+    /// Holder to aggregator.
+    Partial(Signed<Partial>),
+    /// Holder to aggregator.
+    ShareRefused(Signed<ShareRefused>),
 }
 
 /// Version byte in front of every control message.
@@ -404,7 +500,7 @@ impl Message {
     #[must_use]
     pub fn to_wire(&self) -> Vec<u8> {
         let mut out = vec![WIRE_VERSION];
-        out.extend_from_slice(&super::PROTOCOL_ID.to_le_bytes());
+        out.extend_from_slice(&super::WIRE_ID.to_le_bytes());
         out.extend_from_slice(&crate::wire::encode(self));
         out
     }
@@ -418,7 +514,7 @@ impl Message {
             return Err(Refusal::new(Code::Malformed, "empty message"));
         };
         let [version, low, high] = *head;
-        if version != WIRE_VERSION || u16::from_le_bytes([low, high]) != super::PROTOCOL_ID {
+        if version != WIRE_VERSION || u16::from_le_bytes([low, high]) != super::WIRE_ID {
             return Err(Refusal::new(Code::UnsupportedVersion, "unknown wire version or protocol"));
         }
         crate::wire::decode(body)

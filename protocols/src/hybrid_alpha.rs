@@ -1,6 +1,15 @@
-//! The card of HybridAlpha.
+//! HybridAlpha: rounds opened by functional keys.
+//!
+//! Source: Xu, Baracaldo, Zhou, Anwar, Ludwig, *HybridAlpha: An Efficient Approach for
+//! Privacy-Preserving Federated Learning* (arXiv 1912.05897), with the repairs that its published
+//! form needs: keys bound to one label, one opening per round whatever its attempts, several
+//! authorities that are all needed. The machines are those of [`round`](crate::round); after every
+//! authority's promise each releases one functional key, and the aggregator opens the sum.
 
 use crate::card::{Card, Guarantee};
+
+/// Number of this protocol in manifests and envelopes.
+pub const PROTOCOL_ID: u16 = 1;
 
 /// What HybridAlpha promises.
 pub const CARD: Card = Card {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AggregatorJob, Outcome, Phase};
-use crate::hybrid_alpha::messages::{ResultRecord, RoundOpen};
 use crate::job::JobPackage;
+use crate::round::messages::{ResultRecord, RoundOpen};
 use crate::wire::{Name, Verified};
 use quorate_crypto::sum::Label;
 
