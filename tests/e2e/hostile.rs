@@ -111,6 +111,7 @@ impl Liar {
             model: Hash([u8::try_from(round).unwrap() + 1; 32]),
             dim: self.manifest.payload(round).unwrap().dim(),
             payload_type: self.manifest.payload(round).unwrap().type_id(),
+            key: Hash([0; 32]),
         };
         let label = fields.label(&self.manifest);
         let deadline_ms = now_ms() + 60_000;
