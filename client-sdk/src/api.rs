@@ -27,14 +27,14 @@ use core::str::FromStr;
 
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::{ExchangeKey, VerifyKey};
-use quorate_crypto::merkle::Hash;
+use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::schemes;
 use quorate_crypto::sum::{Label, PadSuite, Ring};
 use quorate_protocols::job::{AuthorityKey, Deadlines, MANIFEST_VERSION, Manifest, Privacy};
 use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::aggregator::{Outcome, Status};
-use quorate_protocols::round::messages::{ResultRecord, RoundOpen};
-use quorate_protocols::wire::{Name, Signed};
+use quorate_protocols::round::messages::{KeyTranscript, ResultRecord, RoundOpen, ShareAsk};
+use quorate_protocols::wire::{Name, Signed, encode};
 use quorate_protocols::workload::{LocalSpec, ModelSpec, Purpose, Schema, TrainSpec, Workload};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -192,6 +192,12 @@ pub struct ViewQuery {
     /// Label of the open attempt, as far as known; absent when the caller knows of none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<Hex32>,
+    /// Hash of the threshold key's posts as far as known; absent when the caller knows of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Hex32>,
+    /// The caller, if it holds a share of the key: it is told when its answer is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Name>,
     /// How long to wait for news, at most [`MAX_WAIT_MS`].
     #[serde(default)]
     pub wait_ms: u64,
@@ -206,8 +212,18 @@ pub struct PartyView {
     pub open: Option<Signed<RoundOpen>>,
     /// Results from the index asked for on, at most [`MAX_VIEW_RESULTS`].
     pub results: Vec<Signed<ResultRecord>>,
+    /// The threshold key so far, if it differs from what the caller knows.
+    pub key: Option<KeyTranscript>,
+    /// A frozen set whose partial decryption is wanted from the caller.
+    pub share: Option<ShareAsk>,
     /// Set at the end of the job.
     pub outcome: Option<Outcome>,
+}
+
+/// How a [`ViewQuery`] names the threshold key its caller knows.
+#[must_use]
+pub fn key_mark(transcript: &KeyTranscript) -> Hex32 {
+    hash_parts("quorate/key-mark/1", &[&encode(transcript)]).into()
 }
 
 /// A problem document (RFC 9457), as far as clients use it.

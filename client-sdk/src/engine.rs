@@ -13,16 +13,20 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use getrandom::SysRng;
 use quorate_crypto::keys::{Identity, SharedKey};
 use quorate_crypto::merkle::{CHUNK_BYTES, Hash, leaf_hash, root};
+use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{
-    EncodedLen, KeyedNonce, Nonce, SchemeError, StepInput, SumContext, SumScheme,
+    EncodedLen, KeyedNonce, Label, Nonce, SchemeError, StepInput, SumContext, SumScheme,
 };
+use quorate_crypto::threshold::{HolderInput, KeySecret, PartyInput, ReplyBinding};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::machine;
 use quorate_protocols::model::{ModelState, mean_loss};
 use quorate_protocols::payload::{self, HEAD_WORDS, OpenedSum, PayloadKind, PayloadSpec};
-use quorate_protocols::refusal::{Code, Refusal};
-use quorate_protocols::round::messages::BulkRef;
-use quorate_protocols::round::{STEP_KEY, STEP_SUBMIT};
+use quorate_protocols::refusal::{Code, Culprit, Refusal};
+use quorate_protocols::round::authority::KeyMember;
+use quorate_protocols::round::keying::JobKey;
+use quorate_protocols::round::messages::{BulkRef, SubmitHeader, reply_binding};
+use quorate_protocols::round::{STEP_KEY, STEP_PARTIAL, STEP_SUBMIT};
 use quorate_protocols::workload::Purpose;
 use rand_core::UnwrapErr;
 use zeroize::{Zeroize, Zeroizing};
@@ -117,6 +121,10 @@ impl EngineError {
             Self::Message { error: error @ SchemeError::Malformed(_), .. } => {
                 Ok(Refusal::new(Code::CheckSlot, error.to_string()))
             }
+            Self::Message {
+                error: error @ (SchemeError::BadProof | SchemeError::Length { .. }),
+                ..
+            } => Ok(Refusal::new(Code::BadCiphertext, error.to_string())),
             Self::Refused(refusal) => Ok(refusal),
             other => Err(other),
         }
@@ -220,15 +228,12 @@ pub const fn bulk_info(reference: &BulkRef) -> BulkInfo {
 /// As [`Manifest::shape`].
 pub fn sum_context(
     manifest: &Manifest,
+    key: Option<&JobKey>,
     round: u32,
-    label: quorate_crypto::sum::Label,
+    label: Label,
 ) -> Result<SumContext, Refusal> {
-    Ok(SumContext {
-        label,
-        shape: manifest.shape(round)?,
-        suite: manifest.suite,
-        public: Arc::default(),
-    })
+    let public = key.map(|key| Arc::from(key.public())).unwrap_or_default();
+    Ok(SumContext { label, shape: manifest.shape(round)?, suite: manifest.suite, public })
 }
 
 /// Runs `work` on the blocking pool.
@@ -292,8 +297,31 @@ pub async fn encrypt_to_bulk(
     plaintext: &BulkReader,
     output: (&Blobs, &str),
 ) -> Result<Bulk, EngineError> {
-    let members: Vec<_> = keys.into_iter().map(|key| (key, nonce)).collect();
-    contribute(scheme, context, STEP_SUBMIT, members, Some(plaintext), output).await
+    let keys: Vec<_> = keys.into_iter().map(|key| (key, nonce)).collect();
+    let input = Input { keys, state: Secret::new(Vec::new()), plaintext: Some(plaintext) };
+    contribute(scheme, context, STEP_SUBMIT, input, &[], output).await
+}
+
+/// Encrypts a stored plaintext under a threshold key, with its proof.
+///
+/// The randomness follows from the party's keys, the binding and the plaintext's own root: a restart
+/// makes the same reply, and no other plaintext shares it.
+///
+/// # Errors
+/// As [`encrypt_to_bulk`].
+pub async fn reply_to_bulk(
+    scheme: &'static dyn SumScheme,
+    context: SumContext,
+    identity: &Identity,
+    binding: ReplyBinding,
+    plaintext: &BulkReader,
+    output: (&Blobs, &str),
+) -> Result<Bulk, EngineError> {
+    let message = [binding.0, plaintext.bulk().info().root.0].concat();
+    let seed = identity.derive_seed("quorate/reply-seed/1", &message);
+    let state = PartyInput { seed: *seed.expose(), binding }.to_state();
+    let input = Input { keys: Vec::new(), state, plaintext: Some(plaintext) };
+    contribute(scheme, context, STEP_SUBMIT, input, &[], output).await
 }
 
 /// Computes a functional key over `members`: shared key and nonce of each, in roster order.
@@ -306,45 +334,122 @@ pub async fn key_to_bulk(
     members: Vec<(SharedKey, Nonce)>,
     output: (&Blobs, &str),
 ) -> Result<Bulk, EngineError> {
-    contribute(scheme, context, STEP_KEY, members, None, output).await
+    let input = Input { keys: members, state: Secret::new(Vec::new()), plaintext: None };
+    contribute(scheme, context, STEP_KEY, input, &[], output).await
 }
 
-/// One contributor's bytes of one step, range by range.
+/// Checks every reply of a frozen set, adds them up and stores this participant's partial decryption
+/// of the sum: in [`STEP_KEY`] the authority's, in `STEP_PARTIAL` a holder's.
+///
+/// `members` and `replies` are in roster order; `share` is the participant's share of the key.
+///
+/// # Errors
+/// [`EngineError::Message`] with the position of a reply whose form or proof is wrong;
+/// [`EngineError::Scheme`], [`EngineError::Bulk`].
+///
+/// # Security
+/// The caller answers once per label: see the machines.
+pub async fn partial_to_bulk(
+    scheme: &'static dyn SumScheme,
+    context: SumContext,
+    step: usize,
+    (identity, share): (&Identity, &KeySecret),
+    members: &[KeyMember],
+    replies: &[BulkReader],
+    output: (&Blobs, &str),
+) -> Result<Bulk, EngineError> {
+    let label = context.label;
+    let seed = identity.derive_seed("quorate/share-seed/1", &label.0);
+    let bindings = members.iter().map(|m| reply_binding(&label, &m.party, &m.nonce)).collect();
+    let state =
+        HolderInput { share: share.expose().clone(), seed: *seed.expose(), bindings }.to_state();
+    let input = Input { keys: Vec::new(), state, plaintext: None };
+    contribute(scheme, context, step, input, replies, output).await
+}
+
+/// Checks form and proof of one reply of a threshold scheme.
+///
+/// # Errors
+/// [`EngineError::Refused`] with [`Code::BadCiphertext`] when it is wrong; [`EngineError::Bulk`].
+pub async fn verify_reply(
+    manifest: &Manifest,
+    key: &JobKey,
+    round: u32,
+    header: &SubmitHeader,
+    reply: &BulkReader,
+) -> Result<(), EngineError> {
+    let scheme = manifest.threshold_scheme()?;
+    let shape = manifest.shape(round)?;
+    let binding = reply_binding(&header.label, &header.party, &header.nonce);
+    let public = key.public().to_vec();
+    let bytes = reply.read_range(0..reply.bulk().info().len).await?;
+    let party = header.party.clone();
+    blocking(move || {
+        let checked =
+            scheme.load(&public).and_then(|key| key.verify_reply(&shape, &binding, &bytes));
+        checked.map_err(|error| {
+            Refusal::new(Code::BadCiphertext, format!("the reply of {party}: {error}"))
+                .blaming(Culprit::Party(party))
+                .into()
+        })
+    })
+    .await?
+}
+
+/// What one contributor brings to a step.
+struct Input<'a> {
+    keys: Vec<(SharedKey, Nonce)>,
+    state: Secret<Vec<u8>>,
+    plaintext: Option<&'a BulkReader>,
+}
+
+/// One contributor's bytes of one step, range by range; where a step's length is fixed, all at once.
+/// `inbox` are big messages of an earlier step, which it takes in first.
 async fn contribute(
     scheme: &'static dyn SumScheme,
     context: SumContext,
     step: usize,
-    keys: Vec<(SharedKey, Nonce)>,
-    plaintext: Option<&BulkReader>,
+    input: Input<'_>,
+    inbox: &[BulkReader],
     (blobs, namespace): (&Blobs, &str),
 ) -> Result<Bulk, EngineError> {
+    let Input { keys, state, plaintext } = input;
     let shared = context.clone();
     let mut contributor = blocking(move || {
         let keyed: Vec<_> =
             keys.iter().map(|(key, nonce)| KeyedNonce { key, nonce: *nonce }).collect();
-        let input = StepInput { keys: &keyed, ..StepInput::default() };
+        let input = StepInput { keys: &keyed, state: state.expose(), ..StepInput::default() };
         scheme.contributor(step, &shared, &input)
     })
     .await??;
+    let dim = context.shape.dim;
+    for (index, reader) in inbox.iter().enumerate() {
+        let bytes = reader.read_range(0..reader.bulk().info().len).await?;
+        contributor = blocking(move || contributor.absorb(0..dim, &bytes).map(|()| contributor))
+            .await?
+            .map_err(|error| EngineError::Message { index, error })?;
+    }
     let mut writer = BulkWriter::new(blobs, namespace);
     let word = context.shape.ring.word_bytes();
-    let dim = context.shape.dim;
-    let (each, parts): (_, Box<dyn Iterator<Item = Range<u64>> + Send>) =
-        match encoded_len(scheme, &context, step)? {
-            EncodedLen::PerCoordinate(each) => (each, Box::new(ranges(dim, each.max(word)))),
-            EncodedLen::Fixed(all) => (all, Box::new(std::iter::once(0..1))),
-        };
+    let len = encoded_len(scheme, &context, step)?;
+    let parts: Box<dyn Iterator<Item = Range<u64>> + Send> = match len {
+        EncodedLen::PerCoordinate(each) => Box::new(ranges(dim, each.max(word))),
+        EncodedLen::Fixed(_) => Box::new(std::iter::once(0..dim)),
+    };
     for range in parts {
         let plain = match plaintext {
             Some(reader) => read_secret(reader, &range, word).await?,
             None => Zeroizing::default(),
         };
-        let len = usize::try_from(range.end - range.start)
-            .ok()
-            .and_then(|count| count.checked_mul(each))
-            .ok_or(BulkError::OutOfRange)?;
+        let size = match len {
+            EncodedLen::PerCoordinate(each) => usize::try_from(range.end - range.start)
+                .ok()
+                .and_then(|count| count.checked_mul(each))
+                .ok_or(BulkError::OutOfRange)?,
+            EncodedLen::Fixed(all) => all,
+        };
         let (back, out) = blocking(move || {
-            let mut out = vec![0; len];
+            let mut out = vec![0; size];
             contributor.write(range, &plain, &mut out).map(|()| (contributor, out))
         })
         .await??;
@@ -354,15 +459,18 @@ async fn contribute(
     Ok(writer.finish().await?)
 }
 
-/// Opens a sum: adds the members' ciphertexts and removes the authorities' keys.
+/// Opens a sum: adds the members' ciphertexts and removes the authorities' keys, or decrypts with the
+/// authority's partial decryption and those of holders.
 ///
 /// # Errors
-/// [`EngineError::Scheme`] when no legal sum comes of it, [`EngineError::Bulk`].
+/// [`EngineError::Scheme`] when no legal sum comes of it, [`EngineError::Message`] with the position
+/// of a wrong message (ciphertexts, then keys, then partials), [`EngineError::Bulk`].
 pub async fn open_to_bulk(
     scheme: &'static dyn SumScheme,
     context: SumContext,
     ciphertexts: &[BulkReader],
     keys: &[BulkReader],
+    partials: &[BulkReader],
     (blobs, namespace): (&Blobs, &str),
 ) -> Result<Bulk, EngineError> {
     let members = u32::try_from(ciphertexts.len()).unwrap_or(u32::MAX);
@@ -374,9 +482,18 @@ pub async fn open_to_bulk(
     let widest = word.max(width(submit)).max(width(key));
     let submitted = ciphertexts.iter().map(|reader| (STEP_SUBMIT, submit, reader.clone()));
     let released = keys.iter().map(|reader| (STEP_KEY, key, reader.clone()));
-    let messages: Vec<_> = submitted.chain(released).collect();
+    let mut messages: Vec<_> = submitted.chain(released).collect();
+    if !partials.is_empty() {
+        let len = encoded_len(scheme, &context, STEP_PARTIAL)?;
+        messages.extend(partials.iter().map(|reader| (STEP_PARTIAL, len, reader.clone())));
+    }
+    // A message of fixed length is about all coordinates at once.
+    let whole = messages.iter().any(|(_, len, _)| matches!(len, EncodedLen::Fixed(_)));
+    let dim = context.shape.dim;
+    let parts: Box<dyn Iterator<Item = Range<u64>> + Send> =
+        if whole { Box::new(std::iter::once(0..dim)) } else { Box::new(ranges(dim, widest)) };
     let mut writer = BulkWriter::new(blobs, namespace);
-    for range in ranges(context.shape.dim, widest) {
+    for range in parts {
         opener.begin(range.clone());
         let part = range.clone();
         let mut parts = stream::iter(messages.clone().into_iter().enumerate())

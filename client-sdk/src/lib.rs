@@ -5,6 +5,7 @@ pub mod bulk;
 pub mod engine;
 pub mod keys;
 pub mod learn;
+pub mod ledger;
 pub mod party;
 pub mod store;
 pub mod trainer;

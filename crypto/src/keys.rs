@@ -128,6 +128,20 @@ impl Identity {
         self.signing.sign(&digest(domain, message)).to_bytes()
     }
 
+    /// A seed that only the holder of these keys can compute, one for each domain and message.
+    ///
+    /// What is made from it can be made again after a restart, to the bit, without keeping it.
+    #[must_use]
+    pub fn derive_seed(&self, domain: &str, message: &[u8]) -> Secret<[u8; 32]> {
+        let mut ikm = Zeroizing::new([0u8; 64]);
+        ikm.copy_from_slice(self.to_bytes().expose());
+        let mut seed = Secret::new([0u8; 32]);
+        Hkdf::<Sha256>::new(Some(b"quorate/seed/1"), ikm.as_ref())
+            .expand(&digest(domain, message), seed.expose_mut())
+            .unwrap_or_else(|_| unreachable!("a legal HKDF length"));
+        seed
+    }
+
     /// Derives the key shared with `peer`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::http::StatusCode;
 use quorate_client::api::Hex32;
 use quorate_client::engine::{StoredIdentity, now_ms, os_rng};
+use quorate_client::ledger::{LedgerError, Ledgers};
 use quorate_client::store::{Batch, Fact as StoredFact, Store, StoreError};
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::Hash;
@@ -124,6 +125,7 @@ pub struct Driver<M> {
     actor: Name,
     slots: Mutex<HashMap<Hash, Arc<Slot<M>>>>,
     refusals: Mutex<Refusals>,
+    ledgers: Ledgers,
 }
 
 impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
@@ -131,7 +133,14 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
     #[must_use]
     pub fn new(store: Store, keys: StoredIdentity, kind: &'static str, actor: Name) -> Self {
         let (slots, refusals) = (Mutex::default(), Mutex::default());
-        Self { store, keys, kind, actor, slots, refusals }
+        Self { store, keys, kind, actor, slots, refusals, ledgers: Ledgers::default() }
+    }
+
+    /// The same with an owner's own limits on what data sets may spend.
+    #[must_use]
+    pub fn with_ledgers(mut self, ledgers: Ledgers) -> Self {
+        self.ledgers = ledgers;
+        self
     }
 
     /// The store.
@@ -185,7 +194,7 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
     ///
     /// # Errors
     /// [`Failure`]; refusals have been logged as facts.
-    pub async fn step<W: Send + 'static>(
+    pub async fn step<W: Send + Sync + 'static>(
         self: &Arc<Self>,
         job: Hash,
         transition: impl FnOnce(M, &mut Context<'_>) -> Transition<M, W> + Send + 'static,
@@ -209,7 +218,7 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
     ///
     /// # Errors
     /// As [`Driver::step`].
-    pub async fn create<W: Send + 'static>(
+    pub async fn create<W: Send + Sync + 'static>(
         self: &Arc<Self>,
         job: Hash,
         transition: impl FnOnce(Option<M>, &mut Context<'_>) -> Transition<M, W> + Send + 'static,
@@ -222,7 +231,7 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
         done
     }
 
-    async fn run<W: Send + 'static>(
+    async fn run<W: Send + Sync + 'static>(
         self: &Arc<Self>,
         job: Hash,
         slot: Arc<Slot<M>>,
@@ -243,7 +252,7 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
         task.await.map_err(|_| Failure::Interrupted)?
     }
 
-    async fn transact<W>(
+    async fn transact<W: Send + Sync>(
         &self,
         job: Hash,
         loaded: &mut Option<Loaded<M>>,
@@ -267,6 +276,16 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
             }
             Err(other) => return Err(other),
         };
+        // A charge past the budget refuses the whole step: nothing of it is stored.
+        let (with_ledgers, turn) = match self.ledgers.settle(&self.store, &outputs, batch).await {
+            Ok(settled) => settled,
+            Err(LedgerError::Refused(refusal)) => {
+                self.log_refusal(&job, &refusal).await?;
+                return Err(refusal.into());
+            }
+            Err(LedgerError::Store(error)) => return Err(error.into()),
+        };
+        batch = with_ledgers;
         let (mut done, mut facts) = (Done { sends: Vec::new(), work: Vec::new() }, Vec::new());
         for output in outputs {
             match output {
@@ -287,6 +306,7 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
             batch = batch.fact(self.stored(&job, fact));
         }
         self.store.commit(batch).await?;
+        drop(turn);
         *loaded = Some(Loaded { version: version + 1, machine });
         for fact in &facts {
             let Fact { what, round, attempt, note } = fact;

@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
         wait_ms: u64,
     ) -> Result<PartyView, PartyError> {
         let results = usize::try_from(results).unwrap_or(usize::MAX);
-        let query = ViewQuery { results, open, wait_ms };
+        let query = ViewQuery { results, open, wait_ms, ..ViewQuery::default() };
         let ask = Ask::view(format!("{}/view", self.party.job_url(&self.job)), query);
         let sent = now_ms();
         let answer = self.party.http.insist(AGGREGATOR, &ask, MAX_MESSAGE_BYTES).await?;
@@ -508,7 +508,7 @@ impl<'a> Run<'a> {
             })
         });
         let keys = shared.collect::<Result<Vec<_>, _>>()?;
-        let context = sum_context(&self.manifest, round, label)?;
+        let context = sum_context(&self.manifest, None, round, label)?;
         let (scheme, space) = (self.manifest.sum_scheme()?, self.round_space(round));
         let blobs = self.party.store.blobs();
         let plain = self.reader(&space, plaintext).await?;

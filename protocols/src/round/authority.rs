@@ -11,13 +11,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_crypto::keys::ExchangeKey;
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
+use quorate_crypto::threshold::{AUTHORITY, KeyPost};
 use serde::{Deserialize, Serialize};
 
+use super::keying::{JobKey, Keying, PostWork};
 use super::messages::{
-    BulkRef, Freeze, FuncKey, KeyRequest, Message, Promise, PromiseRequest, Tombstone,
-    TombstoneRequest, request_hash, y_hash,
+    BulkRef, FuncKey, KeyPosted, KeyRequest, KeyTranscript, Message, Promise, PromiseRequest,
+    Tombstone, TombstoneRequest, request_hash, y_hash,
 };
-use super::{STEP_KEY, check_header, check_open};
+use super::{STEP_KEY, check_members, check_open, indicator, promises_agree};
 use crate::checks::{Check, holds};
 use crate::job::{Approval, Manifest, Minima, RosterEntry};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
@@ -51,9 +53,21 @@ pub struct KeyMember {
     pub exchange: ExchangeKey,
     /// Nonce of its submission.
     pub nonce: Nonce,
+    /// Its ciphertext, which a participant of a threshold key reads.
+    pub ciphertext: BulkRef,
 }
 
-/// Work outside the machine: compute the functional key and store its bytes.
+/// Work outside the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthorityWork {
+    /// Compute the functional key, or the authority's partial decryption, and store its bytes.
+    Key(ComputeKey),
+    /// Make a post of the threshold key, and store the secret it leaves.
+    Post(PostWork),
+}
+
+/// What a functional key is computed from. In a threshold job it is the authority's partial
+/// decryption: every reply is fetched, its proof is checked, and only then are they added up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComputeKey {
     /// Round.
@@ -69,6 +83,15 @@ pub struct ComputeKey {
 pub enum Event {
     /// A message of the aggregator.
     Message(Box<Message>),
+    /// [`AuthorityWork::Post`] is done and the secret it left is stored with this event.
+    Posted {
+        /// Hash of the call.
+        call: Hash,
+        /// The step.
+        step: u16,
+        /// The post.
+        bytes: Vec<u8>,
+    },
     /// [`ComputeKey`] is done and the key's bytes are durable.
     KeyReady {
         /// Its label.
@@ -79,7 +102,7 @@ pub enum Event {
 }
 
 /// An output of this machine.
-pub type AuthorityOutput = Output<Message, ComputeKey>;
+pub type AuthorityOutput = Output<Message, AuthorityWork>;
 
 /// A frozen set this authority is bound to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -132,6 +155,16 @@ pub struct AuthorityJob {
     approval: Verified<Approval>,
     rounds: BTreeMap<u32, RoundLedger>,
     opened_models: BTreeSet<(Purpose, Hash)>,
+    keying: Option<Calling>,
+}
+
+/// The latest call for a threshold key that this authority took part in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Calling {
+    /// Complete once this authority, which posts last, has posted.
+    keying: Keying,
+    posted: Option<Verified<KeyPosted>>,
+    key: Option<JobKey>,
 }
 
 impl AuthorityJob {
@@ -169,6 +202,7 @@ impl AuthorityJob {
             approval,
             rounds: BTreeMap::new(),
             opened_models: BTreeSet::new(),
+            keying: None,
         };
         Ok((job, outputs))
     }
@@ -183,6 +217,12 @@ impl AuthorityJob {
     #[must_use]
     pub const fn approval(&self) -> &Verified<Approval> {
         &self.approval
+    }
+
+    /// The job's threshold key, once it is complete.
+    #[must_use]
+    pub fn job_key(&self) -> Option<&JobKey> {
+        self.keying.as_ref().and_then(|calling| calling.key.as_ref())
     }
 
     /// The released functional key of a label, if any.
@@ -226,6 +266,7 @@ impl AuthorityJob {
                 Message::Register(manifest) if *manifest == self.manifest => {
                     Ok(vec![reply(Message::Approval(self.approval.signed().clone()))])
                 }
+                Message::KeyAsk(transcript) => next.key_ask(directory, &transcript),
                 Message::PromiseRequest(request) => next.promise(cx, directory, &request),
                 Message::KeyRequest(request) => next.release(&request),
                 Message::TombstoneRequest(request) => next.tombstone(cx, &request),
@@ -234,6 +275,9 @@ impl AuthorityJob {
                     "an authority takes promise, key and tombstone requests",
                 )),
             },
+            Event::Posted { call, step, bytes } => {
+                return next.posted(cx, call, step, bytes).map(|o| (next, o));
+            }
             Event::KeyReady { label, key } => {
                 return next.key_ready(cx, label, key).map(|o| (next, o));
             }
@@ -245,6 +289,96 @@ impl AuthorityJob {
                 (self, vec![Output::Log(fact), Output::Reject(refusal)])
             }
         })
+    }
+
+    /// Takes part in a call for a threshold key: all holders are enrolled here, all posts before this
+    /// authority's own are there and right (K1 to K5). A later call replaces an earlier one until the
+    /// first set is promised under its key.
+    fn key_ask(
+        &mut self,
+        directory: &dyn Directory,
+        transcript: &KeyTranscript,
+    ) -> Result<Vec<AuthorityOutput>, Refusal> {
+        let keying = Keying::read(&self.manifest, transcript)?;
+        let call = keying.call().hash();
+        if let Some(known) = &self.keying {
+            if known.keying.call().hash() == call {
+                return Ok(match &known.posted {
+                    Some(posted) => vec![reply(Message::KeyPost(posted.signed().clone()))],
+                    None => self.post_work(),
+                });
+            }
+            let later = keying.call().number > known.keying.call().number;
+            if !later || self.rounds.values().any(|ledger| ledger.live.is_some()) {
+                return Err(Refusal::new(Code::WrongState, "this job's key is already made"));
+            }
+        }
+        for entry in keying.holders() {
+            let known = directory.enrolled(&entry.party).is_some_and(|known| known == *entry);
+            if !holds(Check::Enrolled, known) {
+                return Err(Refusal::new(
+                    Code::UnknownParty,
+                    format!("{} is not enrolled here with these keys", entry.party),
+                )
+                .concerning(entry.party.clone()));
+            }
+        }
+        let scheme = self.manifest.threshold_scheme()?;
+        if !keying.waits_for(scheme).is_some_and(|(_, who)| who == [AUTHORITY]) {
+            return Err(Refusal::new(Code::OutOfOrder, "the holders have not all posted yet"));
+        }
+        keying.check(&self.manifest)?;
+        self.keying = Some(Calling { keying, posted: None, key: None });
+        Ok(self.post_work())
+    }
+
+    /// The post this authority still has to make.
+    fn post_work(&self) -> Vec<AuthorityOutput> {
+        let Some(calling) = &self.keying else {
+            return Vec::new();
+        };
+        let step = self
+            .manifest
+            .threshold_scheme()
+            .ok()
+            .and_then(|scheme| calling.keying.waits_for(scheme))
+            .map(|(step, _)| step);
+        let work = step.map(|step| PostWork {
+            transcript: calling.keying.transcript(),
+            number: AUTHORITY,
+            step,
+        });
+        work.map(|work| Output::Work(AuthorityWork::Post(work))).into_iter().collect()
+    }
+
+    fn posted(
+        &mut self,
+        cx: &Context<'_>,
+        call: Hash,
+        step: u16,
+        bytes: Vec<u8>,
+    ) -> Result<Vec<AuthorityOutput>, Bug> {
+        let me = self.me.clone();
+        let Some(calling) = self.keying.as_mut().filter(|c| c.keying.call().hash() == call) else {
+            // Overtaken by a later call.
+            return Ok(Vec::new());
+        };
+        if let Some(posted) = &calling.posted {
+            return Ok(vec![reply(Message::KeyPost(posted.signed().clone()))]);
+        }
+        let post = KeyPost { step, from: AUTHORITY, bytes };
+        let posted = KeyPosted { call, from: me, seen: calling.keying.seen(step), post };
+        let posted = Signed::sign(posted, cx.identity);
+        let key = calling
+            .keying
+            .push(&self.manifest, posted.signed())
+            .and_then(|_| calling.keying.clone().complete(&self.manifest))
+            .map_err(|refusal| Bug(format!("this authority's own post: {refusal}")))?;
+        let fact = Fact::job("key.made", format!("threshold key {}", key.id()));
+        calling.key = Some(key);
+        let message = reply(Message::KeyPost(posted.signed().clone()));
+        calling.posted = Some(posted);
+        Ok(vec![Output::Log(fact), message])
     }
 
     fn promise(
@@ -268,6 +402,10 @@ impl AuthorityJob {
         let checked = check_open(&self.manifest, &freeze.open)?;
         let (open, label) = (checked.open, checked.label);
         let fields = open.fields;
+        let key = self.job_key().map_or(Hash([0; 32]), JobKey::id);
+        if !holds(Check::Label, fields.key == key) {
+            return Err(Refusal::new(Code::BadKey, "the round is under another threshold key"));
+        }
         // A request that was overtaken by its own tombstone is late, not a lie.
         let given_up = self
             .rounds
@@ -286,23 +424,18 @@ impl AuthorityJob {
                 .concerning(entry.party.clone()));
             }
         }
-        let members = self.members(&freeze, &open, &label)?;
+        let members = check_members(&self.manifest, &freeze, &open, &label)?;
         // A6
         let size = u32::try_from(members.len()).unwrap_or(u32::MAX);
         if !holds(Check::Floor, size >= self.manifest.floor()) {
             return Err(Refusal::new(
-                Code::BelowFloor,
+                self.manifest.floor_code(),
                 format!("{size} members, the floor is {}", self.manifest.floor()),
             )
             .blaming(Culprit::Aggregator));
         }
         // A7
-        let indicator: Vec<u8> = open
-            .roster
-            .iter()
-            .map(|entry| u8::from(members.iter().any(|member| member.party == entry.party)))
-            .collect();
-        if !holds(Check::Indicator, indicator == request.y) {
+        if !holds(Check::Indicator, indicator(&open.roster, &members) == request.y) {
             return Err(Refusal::new(Code::BadY, "y is not the indicator of the frozen set"));
         }
         let ledger = self.rounds.get(&fields.round);
@@ -311,7 +444,7 @@ impl AuthorityJob {
         let bound = ledger.is_some_and(|ledger| ledger.live.is_some());
         if !holds(Check::OneOpening, !bound) {
             return Err(Refusal::new(
-                Code::LabelUsed,
+                self.manifest.second_set_code(),
                 "this round is already bound to another frozen set",
             )
             .blaming(Culprit::Aggregator));
@@ -360,7 +493,9 @@ impl AuthorityJob {
             y,
         };
         let promise = Signed::sign(promise, cx.identity);
-        let outputs = vec![
+        let mut outputs = Vec::new();
+        outputs.extend(self.manifest.charge(fields.round).map(Output::Charge));
+        outputs.extend([
             Output::Log(Fact::of(
                 "key.promised",
                 fields.round,
@@ -368,7 +503,7 @@ impl AuthorityJob {
                 format!("{label:?} for {size} members, freeze {freeze_hash}"),
             )),
             reply(Message::Promise(promise.signed().clone())),
-        ];
+        ]);
         self.rounds.entry(fields.round).or_default().live = Some(Live::Promised(Promised {
             attempt: fields.attempt,
             label,
@@ -392,39 +527,6 @@ impl AuthorityJob {
         })
     }
 
-    /// A5: every member signed a submission of this label, each party once, in roster order.
-    fn members(
-        &self,
-        freeze: &Freeze,
-        open: &super::messages::RoundOpen,
-        label: &Label,
-    ) -> Result<Vec<KeyMember>, Refusal> {
-        let mut members: Vec<KeyMember> = Vec::with_capacity(freeze.members.len());
-        for header in &freeze.members {
-            // The aggregator checked each header before it signed the set; a party that signed
-            // provably wrong bytes under this label is named as well.
-            let header = check_header(&self.manifest, open, label, header)
-                .map_err(|refusal| refusal.blaming(Culprit::Aggregator))?;
-            if members.last().is_some_and(|last| last.party >= header.party) {
-                return Err(Refusal::new(Code::NotFrozen, "members are not sorted and distinct")
-                    .blaming(Culprit::Aggregator));
-            }
-            let exchange = open
-                .roster
-                .iter()
-                .find(|entry| entry.party == header.party)
-                .map(|entry| entry.exchange)
-                .ok_or_else(|| Refusal::new(Code::UnknownParty, "not in the roster"))?;
-            members.push(KeyMember {
-                party: header.party.clone(),
-                epoch: header.epoch,
-                exchange,
-                nonce: header.nonce,
-            });
-        }
-        Ok(members)
-    }
-
     fn release(&mut self, request: &KeyRequest) -> Result<Vec<AuthorityOutput>, Refusal> {
         // A12
         let found = self.rounds.iter_mut().find_map(|(round, ledger)| {
@@ -445,15 +547,11 @@ impl AuthorityJob {
             None => return Err(Refusal::new(Code::NotFrozen, "nothing is promised")),
         };
         // A13
-        let agree = request.promises.len() == self.manifest.authorities.len()
-            && self.manifest.authorities.iter().zip(&request.promises).all(|(key, signed)| {
-                signed.verify(&key.verify).is_ok_and(|promise| {
-                    promise.authority == key.name
-                        && promise.label == promised.label
-                        && promise.freeze == promised.freeze
-                        && promise.y == promised.y
-                })
-            });
+        let agree = promises_agree(
+            &self.manifest,
+            &request.promises,
+            (&promised.label, &promised.freeze, &promised.y),
+        );
         if !holds(Check::AllPromises, agree) {
             return Err(Refusal::new(
                 Code::BadPromises,
@@ -545,6 +643,7 @@ impl AuthorityJob {
         if let Some(stored) = ledger.tombstones.get(&request.attempt) {
             return Ok(vec![reply(Message::Tombstone(stored.signed().clone()))]);
         }
+        let mut outputs = Vec::new();
         match &ledger.live {
             // A key that left cannot be taken back, so neither this attempt nor a later one of its
             // round is given up: whoever asks learns that the round is decided.
@@ -553,6 +652,7 @@ impl AuthorityJob {
             }
             Some(Live::Promised(promised)) if promised.attempt == request.attempt => {
                 ledger.live = None;
+                outputs.extend(self.manifest.charge(request.round).map(Output::Refund));
             }
             _ => {}
         }
@@ -568,10 +668,9 @@ impl AuthorityJob {
             )
         });
         let message = reply(Message::Tombstone(stored.signed().clone()));
-        Ok(vec![
-            Output::Log(Fact::of("key.tombstoned", request.round, request.attempt, "")),
-            message,
-        ])
+        outputs.push(Output::Log(Fact::of("key.tombstoned", request.round, request.attempt, "")));
+        outputs.push(message);
+        Ok(outputs)
     }
 }
 
@@ -580,5 +679,6 @@ const fn reply(message: Message) -> AuthorityOutput {
 }
 
 fn work(round: u32, promised: &Promised) -> AuthorityOutput {
-    Output::Work(ComputeKey { round, label: promised.label, members: promised.members.clone() })
+    let (label, members) = (promised.label, promised.members.clone());
+    Output::Work(AuthorityWork::Key(ComputeKey { round, label, members }))
 }

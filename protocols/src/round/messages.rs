@@ -385,8 +385,6 @@ pub struct KeyCall {
     pub number: u16,
     /// The holders, sorted by name; holder i of the key is at position i - 1.
     pub holders: Vec<RosterEntry>,
-    /// When the call ends, by the aggregator's clock (milliseconds since 1970).
-    pub deadline_ms: u64,
 }
 postcard_body!(KeyCall, "quorate/key-call/1");
 
@@ -434,8 +432,8 @@ pub struct Partial {
     pub label: Label,
     /// Hash of what was asked: label, freeze record, y.
     pub request: Hash,
-    /// The scheme's bytes.
-    pub bytes: Vec<u8>,
+    /// The scheme's bytes, which travel beside it.
+    pub partial: BulkRef,
 }
 postcard_body!(Partial, "quorate/partial/1");
 
@@ -486,8 +484,9 @@ pub enum Message {
     KeyAsk(Box<KeyTranscript>),
     /// Authority or holder to aggregator.
     KeyPost(Signed<KeyPosted>),
-    /// Holder to aggregator.
-    Partial(Signed<Partial>),
+    /// Holder to aggregator, with the scheme's bytes; the driver keeps them and hands the machine
+    /// the signed part alone.
+    Partial(Signed<Partial>, Vec<u8>),
     /// Holder to aggregator.
     ShareRefused(Signed<ShareRefused>),
 }

@@ -43,7 +43,8 @@ use crate::job::{Manifest, RosterEntry, roster_root};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::wire::{Signed, Verified};
 use crate::workload::Purpose;
-use messages::{RoundOpen, SubmitHeader, Tombstone};
+use authority::KeyMember;
+use messages::{Freeze, Promise, RoundOpen, SubmitHeader, Tombstone};
 
 /// Number of this set of messages on the wire, whatever the protocol of the job.
 pub const WIRE_ID: u16 = 1;
@@ -102,7 +103,7 @@ pub(crate) fn check_open(
         return Err(blame(Code::BadRoster, "the roster is too large or not sorted"));
     }
     if size < manifest.floor() && !holds(Check::Floor, false) {
-        return Err(blame(Code::BelowFloor, "fewer parties are invited than the floor"));
+        return Err(blame(manifest.floor_code(), "fewer parties are invited than the floor"));
     }
     if !holds(Check::Label, roster_root(&open.roster) == fields.roster_root) {
         return Err(blame(Code::WrongLabel, "the roster is not the one in the label"));
@@ -139,6 +140,63 @@ fn check_tombstones(manifest: &Manifest, open: &RoundOpen) -> Result<(), Refusal
                 }
         });
     if holds(Check::Tombstones, complete) { Ok(()) } else { Err(missing()) }
+}
+
+/// A5: every member signed a submission of this label, each party once, in roster order.
+pub(crate) fn check_members(
+    manifest: &Manifest,
+    freeze: &Freeze,
+    open: &RoundOpen,
+    label: &Label,
+) -> Result<Vec<KeyMember>, Refusal> {
+    let mut members: Vec<KeyMember> = Vec::with_capacity(freeze.members.len());
+    for header in &freeze.members {
+        // The aggregator checked each header before it signed the set; a party that signed
+        // provably wrong bytes under this label is named as well.
+        let header = check_header(manifest, open, label, header)
+            .map_err(|refusal| refusal.blaming(Culprit::Aggregator))?;
+        if members.last().is_some_and(|last| last.party >= header.party) {
+            return Err(Refusal::new(Code::NotFrozen, "members are not sorted and distinct")
+                .blaming(Culprit::Aggregator));
+        }
+        let exchange = open
+            .roster
+            .iter()
+            .find(|entry| entry.party == header.party)
+            .map(|entry| entry.exchange)
+            .ok_or_else(|| Refusal::new(Code::UnknownParty, "not in the roster"))?;
+        members.push(KeyMember {
+            party: header.party.clone(),
+            epoch: header.epoch,
+            exchange,
+            nonce: header.nonce,
+            ciphertext: header.ciphertext,
+        });
+    }
+    Ok(members)
+}
+
+/// y: one byte per roster entry, 1 for members.
+pub(crate) fn indicator(roster: &[RosterEntry], members: &[KeyMember]) -> Vec<u8> {
+    let is_member = |entry: &RosterEntry| members.iter().any(|member| member.party == entry.party);
+    roster.iter().map(|entry| u8::from(is_member(entry))).collect()
+}
+
+/// A13: every authority promised this label, freeze record and y.
+pub(crate) fn promises_agree(
+    manifest: &Manifest,
+    promises: &[Signed<Promise>],
+    (label, freeze, y): (&Label, &Hash, &Hash),
+) -> bool {
+    promises.len() == manifest.authorities.len()
+        && manifest.authorities.iter().zip(promises).all(|(key, signed)| {
+            signed.verify(&key.verify).is_ok_and(|promise| {
+                promise.authority == key.name
+                    && promise.label == *label
+                    && promise.freeze == *freeze
+                    && promise.y == *y
+            })
+        })
 }
 
 /// Checks one submission header against the attempt it must belong to: A5, G1.

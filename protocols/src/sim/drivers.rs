@@ -12,7 +12,7 @@ use crate::machine::{Output, Peer};
 use crate::model::ModelState;
 use crate::refusal::{Code, Refusal};
 use crate::round::aggregator::{self, AggregatorJob, Opened};
-use crate::round::authority::{self, AuthorityJob};
+use crate::round::authority::{self, AuthorityJob, AuthorityWork};
 use crate::round::messages::{Message, SubmitHeader};
 use crate::round::party::{self, PartyJob};
 use crate::wire::{Signed, decode, encode};
@@ -468,7 +468,12 @@ impl World {
                     };
                     answers.push((bytes, key));
                 }
-                Output::Work(work) => self.begin(node, Work::Key(work, request.to_vec())),
+                Output::Work(AuthorityWork::Key(work)) => {
+                    self.begin(node, Work::Key(work, request.to_vec()));
+                }
+                Output::Work(AuthorityWork::Post(_)) => {
+                    self.audit.broken("a key is made in a job without one");
+                }
                 Output::Reject(refusal) => {
                     answers.push((Message::Refused(refusal).to_wire(), None));
                 }

@@ -226,6 +226,9 @@ impl World {
                 let event = party::Event::Sealed { label: *label, ciphertext };
                 self.party_event(party, event, None);
             }
+            PartyWork::Post(_) | PartyWork::Share { .. } => {
+                self.audit.broken("a share is wanted in a job without a threshold key");
+            }
         }
     }
 

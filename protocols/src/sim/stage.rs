@@ -10,6 +10,7 @@ use crate::job::{JobPackage, Minima, RosterEntry, roster_root};
 use crate::machine::{Fact, Output};
 use crate::model::ModelState;
 use crate::refusal::Refusal;
+use crate::round::authority::AuthorityWork;
 use crate::round::authority::{self, AuthorityJob};
 use crate::round::messages::{
     Freeze, KeyRequest, Message, Promise, PromiseRequest, Receipt, ResultRecord, RoundFields,
@@ -275,7 +276,7 @@ impl Stage {
         let message = Box::new(Message::KeyRequest(request));
         let outputs = self.authority_handles(a, authority::Event::Message(message))?;
         for output in outputs {
-            if let Output::Work(work) = output {
+            if let Output::Work(AuthorityWork::Key(work)) = output {
                 let bytes = self.lab.functional_key(a, &work);
                 let event = authority::Event::KeyReady { label, key: bulk(&bytes) };
                 self.authority_handles(a, event)?;

@@ -103,10 +103,10 @@ async fn compute(
         keys.push(stored(store, &space, Bulk::from_record(&record)?, reference)?);
     }
     let scheme = manifest.sum_scheme()?;
-    let context = sum_context(manifest, work.round, work.label)?;
+    let context = sum_context(manifest, None, work.round, work.label)?;
     let space = result_space(job, work.round);
     let output = (store.blobs(), space.as_str());
-    let sum = open_to_bulk(scheme, context, &ciphertexts, &keys, output).await?;
+    let sum = open_to_bulk(scheme, context, &ciphertexts, &keys, &[], output).await?;
     let state = state_before(store, job, manifest, before, work.round).await?;
     let reader = BulkReader::new(store.blobs(), &space, sum.clone());
     let next = advance(manifest, &state, work.round, work.ciphertexts.len(), &reader).await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
-use quorate_client::api::{Hex32, MAX_VIEW_RESULTS, MAX_WAIT_MS, PartyView, ViewQuery};
+use quorate_client::api::{Hex32, MAX_VIEW_RESULTS, MAX_WAIT_MS, PartyView, ViewQuery, key_mark};
 use quorate_client::engine::now_ms;
 use quorate_protocols::round::aggregator::AggregatorJob;
 
@@ -48,13 +48,20 @@ fn look(machine: &AggregatorJob, query: &ViewQuery) -> (PartyView, bool) {
         .take(MAX_VIEW_RESULTS)
         .map(|result| result.signed().clone())
         .collect();
+    let key = machine.key_transcript().filter(|key| query.key != Some(key_mark(key)));
+    let share = query.holder.as_ref().filter(|holder| machine.wants_share(holder));
+    let share = share.and_then(|_| machine.share_ask());
     let news = !results.is_empty()
         || machine.outcome().is_some()
+        || key.is_some()
+        || share.is_some()
         || (label.is_some() && label != query.open);
     let view = PartyView {
         now_ms: now_ms(),
         open: open.map(|open| open.signed().clone()),
         results,
+        key,
+        share,
         outcome: machine.outcome().cloned(),
     };
     (view, news)

@@ -13,7 +13,7 @@ use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::refusal::{Code, Refusal};
-use quorate_protocols::round::authority::{ComputeKey, Event};
+use quorate_protocols::round::authority::{AuthorityWork, ComputeKey, Event};
 use quorate_protocols::round::messages::{KeyRequest, Message};
 
 use super::{Authority, Shared};
@@ -56,8 +56,8 @@ async fn released(
     let mut asked = ask(authority, job, &request).await?;
     match (asked.sends.pop(), asked.work.pop()) {
         (Some((_, answer)), _) => Ok(answer),
-        (None, Some(work)) => compute(authority, job, work).await,
-        (None, None) => Err(Problem::internal(&"the machine gave no answer")),
+        (None, Some(AuthorityWork::Key(work))) => compute(authority, job, work).await,
+        (None, _) => Err(Problem::internal(&"the machine gave no answer")),
     }
 }
 
@@ -91,7 +91,7 @@ async fn ask(
     authority: &Authority,
     job: Hash,
     request: &KeyRequest,
-) -> Result<Done<ComputeKey>, Failure> {
+) -> Result<Done<AuthorityWork>, Failure> {
     let (parties, request) = (authority.parties(), request.clone());
     authority
         .driver
@@ -106,7 +106,7 @@ async fn ask(
 async fn compute(authority: &Authority, job: Hash, work: ComputeKey) -> Result<Message, Problem> {
     let manifest = authority.driver.read(&job, |machine| machine.manifest().clone()).await?;
     let members = shared_keys(authority, &manifest, &work)?;
-    let context = sum_context(&manifest, work.round, work.label)?;
+    let context = sum_context(&manifest, None, work.round, work.label)?;
     let scheme = manifest.sum_scheme()?;
     let store = authority.driver.store();
     let space = namespace(&job, &work.label);
@@ -119,7 +119,7 @@ async fn compute(authority: &Authority, job: Hash, work: ComputeKey) -> Result<M
     let (parties, erased) = (authority.parties(), old.clone());
     let done = authority
         .driver
-        .step::<ComputeKey>(job, move |machine, cx| {
+        .step::<AuthorityWork>(job, move |machine, cx| {
             let (next, outputs) = machine.handle(cx, &*parties, Event::KeyReady { label, key })?;
             let mut batch = Batch::new().put_record(KEY, &record, bulk.to_record());
             for old in &erased {

@@ -9,6 +9,7 @@ use crate::checks::{Check, holds};
 use crate::job::{RosterEntry, roster_root};
 use crate::machine::{Context, Fact, Output, Peer};
 use crate::refusal::{Code, Culprit, Refusal};
+use crate::round::keying::JobKey;
 use crate::round::messages::{
     Freeze, Join, Message, Receipt, RoundFields, RoundOpen, SubmitHeader, Tombstone,
 };
@@ -93,11 +94,18 @@ impl AggregatorJob {
         if size < self.manifest.floor() {
             return Vec::new();
         }
+        let holders = self.manifest.threshold.map_or(0, |spec| spec.holders);
+        if self.key.is_none() && size < holders {
+            return Vec::new();
+        }
         let ready = *gathering.ready_ms.get_or_insert(cx.now_ms);
         let wait_until = ready.saturating_add(self.manifest.deadlines.grace_ms);
         let first = gathering.round == 0 && gathering.attempt == 0;
         if first && size < self.manifest.max_parties && cx.now_ms < wait_until {
             return Vec::new();
+        }
+        if self.manifest.is_threshold() && self.key.is_none() {
+            return self.call_key(cx, roster);
         }
         let (round, attempt) = (gathering.round, gathering.attempt);
         let tombstones = core::mem::take(&mut gathering.tombstones);
@@ -124,7 +132,7 @@ impl AggregatorJob {
             model,
             dim: payload.dim(),
             payload_type: payload.type_id(),
-            key: Hash([0; 32]),
+            key: self.key.as_ref().map_or(Hash([0; 32]), JobKey::id),
         };
         let label = fields.label(&self.manifest);
         let deadline_ms = cx.now_ms.saturating_add(self.manifest.deadlines.collect_ms);

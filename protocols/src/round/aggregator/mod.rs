@@ -2,13 +2,20 @@
 //!
 //! ```text
 //! Registering -> Gathering -> Collecting -> Promising -> Releasing -> Opening -> Gathering ... Finished
-//!                    ^             |            |
-//!                    `--- Tombstoning <---------'      (no way back from Releasing)
+//!                 |  ^   ^         |            |             ^         |
+//!                 v  |   `--- Tombstoning <-----'             `---------' a bad share
+//!               Keying                          (no way back from Releasing)
 //! ```
+//!
+//! A threshold job makes its key once, before round 0. In the words of the paper's job, Registering
+//! is CREATED, Keying leads to KEYED, Collecting is OPEN, Promising is FROZEN, Releasing and Opening
+//! are DECRYPTING; FROZEN never goes back to OPEN for one query but against the authority's tombstone.
 
 mod collecting;
+mod keying;
 mod opening;
 mod requests;
+mod sharing;
 mod status;
 
 pub use status::Status;
@@ -19,9 +26,10 @@ use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
 use serde::{Deserialize, Serialize};
 
+use super::keying::{JobKey, Keying};
 use super::messages::{
-    BulkRef, Freeze, FuncKey, Message, Promise, ResultRecord, RoundFields, RoundOpen, SubmitHeader,
-    Tombstone, TombstoneRequest,
+    BulkRef, Freeze, FuncKey, Message, Partial, Promise, ResultRecord, RoundFields, RoundOpen,
+    SubmitHeader, Tombstone, TombstoneRequest,
 };
 use crate::checks::{Check, holds};
 use crate::job::{Approval, Manifest, RosterEntry};
@@ -42,6 +50,8 @@ pub struct OpenSum {
     pub ciphertexts: Vec<(Name, BulkRef)>,
     /// Functional keys by authority, in manifest order.
     pub keys: Vec<(Name, BulkRef)>,
+    /// Partial decryptions by holder; in threshold jobs only.
+    pub partials: Vec<(Name, BulkRef)>,
 }
 
 /// A sum as the driver opened it.
@@ -118,6 +128,14 @@ struct Gathering {
     ready_ms: Option<u64>,
 }
 
+/// A threshold key in the making.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct KeyingPhase {
+    keying: Keying,
+    /// When holders that did not post are left out.
+    until_ms: u64,
+}
+
 /// An attempt that takes submissions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Attempt {
@@ -142,6 +160,22 @@ struct Frozen {
 struct Bound {
     frozen: Frozen,
     keys: BTreeMap<Name, Verified<FuncKey>>,
+    shares: Shares,
+}
+
+/// Partial decryptions of a threshold job's round.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Shares {
+    /// Answers not found wrong.
+    partials: BTreeMap<Name, Verified<Partial>>,
+    /// Holders asked so far.
+    asked: BTreeSet<Name>,
+    /// Holders whose answer was wrong, or who refused.
+    bad: BTreeSet<Name>,
+    /// When further holders are asked.
+    more_ms: u64,
+    /// When the round is lost.
+    end_ms: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -156,6 +190,7 @@ struct GivingUp {
 enum Phase {
     Registering,
     Gathering(Gathering),
+    Keying(KeyingPhase),
     Collecting(Attempt),
     Promising(Frozen),
     Releasing(Bound),
@@ -174,6 +209,9 @@ pub struct AggregatorJob {
     results: Vec<Verified<ResultRecord>>,
     opened_models: BTreeSet<(Purpose, Hash)>,
     state: Hash,
+    key: Option<JobKey>,
+    /// Calls for a threshold key so far.
+    key_calls: u16,
     phase: Phase,
 }
 
@@ -200,6 +238,8 @@ impl AggregatorJob {
             results: Vec::new(),
             opened_models: BTreeSet::new(),
             state,
+            key: None,
+            key_calls: 0,
             phase: Phase::Registering,
         };
         outputs.extend(job.requests());
@@ -260,9 +300,12 @@ impl AggregatorJob {
             Message::Join(join) => self.join(cx, &join),
             Message::Submit(header) => self.submit(cx, &header),
             Message::Approval(approval) => self.approval(cx, &approval),
-            Message::Promise(promise) => self.promise(&promise),
+            Message::Promise(promise) => self.promise(cx, &promise),
             Message::FuncKey(key) => self.func_key(&key),
             Message::Tombstone(tombstone) => self.tombstone(cx, &tombstone),
+            Message::KeyPost(post) => self.key_post(cx, &post),
+            Message::Partial(partial, _) => self.partial(&partial),
+            Message::ShareRefused(refused) => self.share_refused(cx, &refused),
             _ => Err(Refusal::new(Code::WrongState, "no message for an aggregator")),
         }
     }
@@ -317,6 +360,8 @@ impl AggregatorJob {
                 }
                 Ok(Vec::new())
             }
+            Phase::Keying(_) => Ok(self.key_late(cx)),
+            Phase::Releasing(_) => Ok(self.shares_late(cx)),
             _ => Ok(Vec::new()),
         }
     }
@@ -365,7 +410,7 @@ impl AggregatorJob {
         let next = attempt.saturating_add(1);
         if next >= self.manifest.deadlines.max_attempts {
             let why = Refusal::new(
-                Code::BelowFloor,
+                self.manifest.floor_code(),
                 format!("round {round} was given up after {next} attempts"),
             );
             return Ok(self.finish(Outcome::Failed(why)));
@@ -392,21 +437,31 @@ impl AggregatorJob {
             return Vec::new();
         }
         let why = format!("{by} refuses: {refusal}");
+        if let Phase::Keying(keying) = &self.phase {
+            let holders = keying.keying.holders().to_vec();
+            self.bar(&holders, &refusal.concerns);
+            return self.gather(cx, 0, 0, Vec::new());
+        }
         if let Phase::Promising(frozen) = &self.phase {
             // Someone's keys changed at an authority: whoever it names is out until it joins with a
             // later epoch, or every further attempt would be refused as well.
-            for entry in &frozen.attempt.open.roster {
-                if refusal.concerns.contains(&entry.party)
-                    && let Some(joined) = self.parties.get_mut(&entry.party)
-                    && joined.entry == *entry
-                {
-                    joined.active = false;
-                    joined.barred = true;
-                }
-            }
+            let roster = frozen.attempt.open.roster.clone();
+            self.bar(&roster, &refusal.concerns);
             return self.give_up(cx, &why);
         }
         self.finish(Outcome::Failed(Refusal::new(refusal.code, why)))
+    }
+
+    /// Leaves out those of `named` that are still known by their entry in `roster`.
+    fn bar(&mut self, roster: &[RosterEntry], named: &[Name]) {
+        for entry in roster.iter().filter(|entry| named.contains(&entry.party)) {
+            if let Some(joined) = self.parties.get_mut(&entry.party)
+                && joined.entry == *entry
+            {
+                joined.active = false;
+                joined.barred = true;
+            }
+        }
     }
 
     /// When this state wants to be woken, if time alone changes it.
@@ -419,6 +474,8 @@ impl AggregatorJob {
             Phase::Promising(frozen) => {
                 Some(frozen.attempt.open.deadline_ms.saturating_add(limits.key_ms))
             }
+            Phase::Keying(keying) => self.key_deadline(keying),
+            Phase::Releasing(bound) => self.share_deadline(bound),
             _ => None,
         }
     }

@@ -14,6 +14,7 @@ use crate::wire::{Name, Signed};
 impl AggregatorJob {
     pub(super) fn promise(
         &mut self,
+        cx: &Context<'_>,
         promise: &Signed<Promise>,
     ) -> Result<Vec<AggregatorOutput>, Refusal> {
         let claimed = promise.peek()?;
@@ -37,7 +38,8 @@ impl AggregatorJob {
         let RoundFields { round, attempt, .. } = frozen.attempt.open.fields;
         let mut outputs =
             vec![Output::Log(Fact::of("round.promised", round, attempt, "by every authority"))];
-        self.phase = Phase::Releasing(Bound { frozen, keys: BTreeMap::new() });
+        let shares = self.first_shares(cx, &frozen);
+        self.phase = Phase::Releasing(Bound { frozen, keys: BTreeMap::new(), shares });
         outputs.extend(self.requests());
         Ok(outputs)
     }
@@ -66,11 +68,23 @@ impl AggregatorJob {
                 .blaming(Culprit::Authority(key.authority.clone())));
         }
         bound.keys.insert(key.authority.clone(), key);
-        if bound.keys.len() < self.manifest.authorities.len() {
-            return Ok(Vec::new());
+        Ok(self.try_opening())
+    }
+
+    /// Opens the sum once every authority's key is there and, in threshold jobs, T holders' partial
+    /// decryptions.
+    pub(super) fn try_opening(&mut self) -> Vec<AggregatorOutput> {
+        let Phase::Releasing(bound) = &self.phase else {
+            return Vec::new();
+        };
+        let needed = self.manifest.threshold.map_or(0, |spec| spec.threshold as usize);
+        if bound.keys.len() < self.manifest.authorities.len()
+            || bound.shares.partials.len() < needed
+        {
+            return Vec::new();
         }
-        let bound = bound.clone();
-        self.phase = Phase::Opening(bound);
+        let fields = bound.frozen.attempt.open.fields;
+        self.phase = Phase::Opening(bound.clone());
         let mut outputs = vec![Output::Log(Fact::of(
             "round.keys",
             fields.round,
@@ -78,7 +92,7 @@ impl AggregatorJob {
             "all keys are here",
         ))];
         outputs.extend(self.requests());
-        Ok(outputs)
+        outputs
     }
 
     pub(super) fn opened(
@@ -96,6 +110,14 @@ impl AggregatorJob {
             return Ok(Vec::new());
         }
         let fields = attempt.open.fields;
+        // A wrong partial decryption opens nothing: another holder steps in.
+        if let Err(refusal) = &outcome
+            && refusal.code == Code::BadShare
+            && let [Culprit::Party(holder)] = refusal.culprits.as_slice()
+        {
+            let bound = bound.clone();
+            return Ok(self.bad_share(cx, bound, holder, refusal));
+        }
         self.opened_models.insert((fields.purpose, fields.model));
         let opened = match outcome {
             Ok(opened) => opened,

@@ -55,8 +55,10 @@ impl AggregatorJob {
                     label: attempt.label,
                     ciphertexts,
                     keys: bound.keys.iter().map(|(name, key)| (name.clone(), key.key)).collect(),
+                    partials: self.chosen_partials(bound),
                 })]
             }
+            Phase::Keying(keying) => self.key_requests(keying),
             Phase::Gathering(_) | Phase::Collecting(_) | Phase::Finished(_) => Vec::new(),
         }
     }

@@ -78,6 +78,7 @@ impl AggregatorJob {
         match &self.phase {
             Phase::Registering => "Registering",
             Phase::Gathering(_) => "Gathering",
+            Phase::Keying(_) => "Keying",
             Phase::Collecting(_) => "Collecting",
             Phase::Promising(_) => "Promising",
             Phase::Releasing(_) => "Releasing",

@@ -5,6 +5,10 @@
 //!   ^               \___ (stored plaintext: a retry skips training) ___/      |
 //!   `------------------------------ result ------------------------------------'
 //! ```
+//!
+//! In a threshold job it may also hold a share of the key: see `holder.rs`.
+
+mod holder;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +16,11 @@ use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
 use serde::{Deserialize, Serialize};
 
-use super::messages::{BulkRef, Join, Message, Receipt, ResultRecord, RoundOpen, SubmitHeader};
+use super::authority::KeyMember;
+use super::keying::{JobKey, PostWork};
+use super::messages::{
+    BulkRef, Join, KeyTranscript, Message, Receipt, ResultRecord, RoundOpen, ShareAsk, SubmitHeader,
+};
 use super::{STEP_SUBMIT, check_open, model_field};
 use crate::checks::{Check, holds};
 use crate::enrol::Enrolled;
@@ -41,6 +49,18 @@ pub enum PartyWork {
         nonce: Nonce,
         /// The plaintext.
         plaintext: BulkRef,
+    },
+    /// Make a post of the threshold key, and store the secret it leaves.
+    Post(PostWork),
+    /// Fetch the members' replies, check every proof, add them up, and store the partial decryption
+    /// of their sum.
+    Share {
+        /// Round.
+        round: u32,
+        /// The label.
+        label: Label,
+        /// The frozen set, in roster order.
+        members: Vec<KeyMember>,
     },
 }
 
@@ -71,6 +91,31 @@ pub enum Event {
         record: Signed<ResultRecord>,
         /// Hash of the model state after the round.
         state: Hash,
+    },
+    /// What was posted to the threshold key so far.
+    Key(KeyTranscript),
+    /// [`PartyWork::Post`] is done and the secret it left is stored with this event.
+    Posted {
+        /// Hash of the call.
+        call: Hash,
+        /// The step.
+        step: u16,
+        /// The post.
+        bytes: Vec<u8>,
+    },
+    /// The aggregator asks for a partial decryption.
+    Share(ShareAsk),
+    /// [`PartyWork::Share`] is done: the partial decryption, or which reply is wrong.
+    Shared {
+        /// The label.
+        label: Label,
+        /// The scheme's bytes, or the refusal of a reply.
+        outcome: Result<BulkRef, Refusal>,
+    },
+    /// The aggregator has this party's answer to its last [`Event::Share`].
+    ShareTaken {
+        /// The label.
+        label: Label,
     },
     /// The party's keys were rotated: every open label is burned.
     Rotated(RosterEntry),
@@ -125,6 +170,10 @@ pub struct PartyJob {
     /// The one label this party accepted per attempt of the current round.
     labels: BTreeMap<u16, Label>,
     phase: Phase,
+    /// The job's threshold key; never replaced.
+    key: Option<JobKey>,
+    calling: Option<holder::Calling>,
+    sharing: Option<holder::Sharing>,
 }
 
 impl PartyJob {
@@ -152,6 +201,9 @@ impl PartyJob {
             plaintexts: BTreeSet::new(),
             labels: BTreeMap::new(),
             phase: Phase::Idle,
+            key: None,
+            calling: None,
+            sharing: None,
         })
     }
 
@@ -213,6 +265,12 @@ impl PartyJob {
     /// restart.
     #[must_use]
     pub fn requests(&self) -> Vec<PartyOutput> {
+        let mut outputs = self.holder_requests();
+        outputs.extend(self.round_requests());
+        outputs
+    }
+
+    fn round_requests(&self) -> Vec<PartyOutput> {
         match &self.phase {
             Phase::Idle => Vec::new(),
             Phase::Training(task) => vec![Output::Work(PartyWork::Train {
@@ -251,6 +309,16 @@ impl PartyJob {
             }
             Event::Receipt(receipt) => next.receipt(&receipt),
             Event::Result { record, state } => next.result(&record, state),
+            Event::Key(transcript) => next.key(&transcript),
+            Event::Posted { call, step, bytes } => Ok(next.posted(cx, call, step, bytes)),
+            Event::Share(ask) => next.share(&ask),
+            Event::Shared { label, outcome } => {
+                return next.shared(cx, label, outcome).map(|outputs| (next, outputs));
+            }
+            Event::ShareTaken { label } => {
+                next.share_taken(label);
+                Ok(Vec::new())
+            }
             Event::Rotated(entry) => {
                 return next.rotated(entry).map(|outputs| (next, outputs));
             }
@@ -290,6 +358,13 @@ impl PartyJob {
             return Err(blame(
                 Code::ModelMismatch,
                 "the model is not the one that follows from the last opened sum",
+            ));
+        }
+        // P9: under the threshold key this party checked itself.
+        if !holds(Check::Label, fields.key == self.key_id()) {
+            return Err(Refusal::new(
+                Code::BadKey,
+                "the round is under a key not checked here yet",
             ));
         }
         // P7
@@ -344,7 +419,11 @@ impl PartyJob {
         self.plaintext = Some((round, plaintext));
         self.phase =
             Phase::Sealing(Sealing { task: task.clone(), nonce: fresh_nonce(cx), plaintext });
-        Ok(self.requests())
+        // The noise of this round is drawn and stored with the plaintext: from here on it counts.
+        let mut outputs: Vec<PartyOutput> =
+            self.manifest.charge(round).map(Output::Charge).into_iter().collect();
+        outputs.extend(self.requests());
+        Ok(outputs)
     }
 
     fn sealed(
@@ -429,7 +508,7 @@ impl PartyJob {
         }
         let size = u32::try_from(record.members.len()).unwrap_or(u32::MAX);
         if !holds(Check::Floor, size >= self.manifest.floor()) {
-            return Err(blame(Code::BelowFloor, "a sum of fewer members than the floor"));
+            return Err(blame(self.manifest.floor_code(), "a sum of fewer members than the floor"));
         }
         if let Phase::Sent(sent) = &self.phase
             && sent.receipt.is_some()
@@ -444,6 +523,7 @@ impl PartyJob {
         self.labels = BTreeMap::new();
         self.plaintext = None;
         self.phase = Phase::Idle;
+        self.sharing = None;
         Ok(vec![Output::Log(Fact::of(
             "result.accepted",
             record.round,
@@ -461,6 +541,9 @@ impl PartyJob {
         }
         let note = format!("epoch {}", entry.epoch);
         self.me = entry;
+        // A share belongs to the keys it was sealed to: this party answers for it no more.
+        self.sharing = None;
+        self.calling = None;
         // The labels stay burned: only a later attempt, with the new keys in its roster, is entered.
         self.phase = Phase::Idle;
         Ok(vec![Output::Log(Fact::job("key.rotated", note))])
