@@ -132,7 +132,7 @@ impl EngineError {
 }
 
 /// Long-term keys and their epoch.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoredIdentity {
     /// The keys.
     pub identity: Arc<Identity>,
@@ -319,7 +319,7 @@ pub async fn reply_to_bulk(
 ) -> Result<Bulk, EngineError> {
     let message = [binding.0, plaintext.bulk().info().root.0].concat();
     let seed = identity.derive_seed("quorate/reply-seed/1", &message);
-    let state = PartyInput { seed: *seed.expose(), binding }.to_state();
+    let state = PartyInput { seed, binding }.to_state();
     let input = Input { keys: Vec::new(), state, plaintext: Some(plaintext) };
     contribute(scheme, context, STEP_SUBMIT, input, &[], output).await
 }
@@ -353,7 +353,7 @@ pub async fn partial_to_bulk(
     scheme: &'static dyn SumScheme,
     context: SumContext,
     step: usize,
-    (identity, share): (&Identity, &KeySecret),
+    (identity, share): (&Identity, KeySecret),
     members: &[KeyMember],
     replies: &[BulkReader],
     output: (&Blobs, &str),
@@ -361,8 +361,7 @@ pub async fn partial_to_bulk(
     let label = context.label;
     let seed = identity.derive_seed("quorate/share-seed/1", &label.0);
     let bindings = members.iter().map(|m| reply_binding(&label, &m.party, &m.nonce)).collect();
-    let state =
-        HolderInput { share: share.expose().clone(), seed: *seed.expose(), bindings }.to_state();
+    let state = HolderInput { share, seed, bindings }.to_state();
     let input = Input { keys: Vec::new(), state, plaintext: None };
     contribute(scheme, context, step, input, replies, output).await
 }

@@ -18,7 +18,6 @@ use crate::sum::{
 };
 
 /// Deterministic keys and nonces for a roster of parties and its authorities.
-#[derive(Debug)]
 pub struct Fixture {
     /// `keys[i][a]`: key between party i and authority a.
     pub keys: Vec<Vec<SharedKey>>,

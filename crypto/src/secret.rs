@@ -1,17 +1,24 @@
-//! A wrapper for secret values: zeroized on drop, opaque in `Debug`, compared in constant time.
-
-use core::fmt;
+//! A wrapper for secret values: zeroized on drop, never shown, compared in constant time.
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 /// A secret that leaves memory when dropped and never shows its value.
 ///
-/// There is no `Clone`, no `Serialize` and no `PartialEq`:
+/// There is no `Debug`, no `Clone`, no `Serialize` and no `PartialEq`:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
+/// let a = quorate_crypto::secret::Secret::new([0u8; 32]);
+/// println!("{a:?}");
+/// ```
+/// ```compile_fail,E0599
 /// let a = quorate_crypto::secret::Secret::new([0u8; 32]);
 /// let _ = a.clone();
+/// ```
+/// ```compile_fail,E0277
+/// let a = quorate_crypto::secret::Secret::new([0u8; 32]);
+/// fn stored<T: serde::Serialize>(_: &T) {}
+/// stored(&a);
 /// ```
 /// ```compile_fail
 /// let a = quorate_crypto::secret::Secret::new([0u8; 32]);
@@ -47,11 +54,5 @@ impl<T: Zeroize + AsRef<[u8]>> Secret<T> {
 impl<T: Zeroize> Drop for Secret<T> {
     fn drop(&mut self) {
         self.0.zeroize();
-    }
-}
-
-impl<T: Zeroize> fmt::Debug for Secret<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
     }
 }

@@ -3,8 +3,7 @@
 use core::ops::Range;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::{AUTHORITY, CipherSum, KeySecret, ReplyBinding, ThresholdKey, ThresholdScheme};
 use crate::secret::Secret;
@@ -30,53 +29,76 @@ const PARTIAL: usize = 2;
 pub struct ThresholdSum<S>(pub S);
 
 /// What a party brings to its reply, as [`StepInput::state`].
-#[derive(Serialize, Deserialize)]
+///
+/// # Security
+/// A secret: no `Debug`, `Clone` or `Serialize`; its bytes go from one call to the next and no further.
 pub struct PartyInput {
-    /// Fresh randomness, stored before it is used.
-    pub seed: [u8; 32],
+    /// Fresh randomness.
+    pub seed: Secret<[u8; 32]>,
     /// What the reply is bound to.
     pub binding: ReplyBinding,
 }
 
 /// What a participant of the key brings to its partial decryption, as [`StepInput::state`].
-#[derive(Serialize, Deserialize)]
+///
+/// # Security
+/// As [`PartyInput`].
 pub struct HolderInput {
     /// Its share, as [`ThresholdScheme::key_share`] returned it.
-    pub share: Vec<u8>,
+    pub share: KeySecret,
     /// Fresh randomness for the proof.
-    pub seed: [u8; 32],
+    pub seed: Secret<[u8; 32]>,
     /// One per member of the frozen set, in the order in which their replies will be absorbed.
     pub bindings: Vec<ReplyBinding>,
 }
 
-macro_rules! secret_input {
-    ($($type:ty => $($field:ident),*;)*) => {$(
-        impl $type {
-            /// The bytes of [`StepInput::state`].
-            #[must_use]
-            pub fn to_state(&self) -> Secret<Vec<u8>> {
-                // Sized once, so that no copy of the secret stays behind in a grown buffer.
-                let size = postcard::experimental::serialized_size(self).unwrap_or(0);
-                let mut out = Secret::new(vec![0; size]);
-                let _ = postcard::to_slice(self, out.expose_mut());
-                out
-            }
+/// A secret state that this module did not write.
+const FOREIGN: SchemeError = SchemeError::Key("no such secret state");
 
-            fn from_state(state: &[u8]) -> Result<Self, SchemeError> {
-                postcard::from_bytes(state).map_err(|_| SchemeError::Key("no such secret state"))
-            }
-        }
+impl PartyInput {
+    /// The bytes of [`StepInput::state`].
+    #[must_use]
+    pub fn to_state(&self) -> Secret<Vec<u8>> {
+        // Sized once, so that no copy of the secret stays behind in a grown buffer.
+        let mut out = Vec::with_capacity(64);
+        out.extend_from_slice(self.seed.expose());
+        out.extend_from_slice(&self.binding.0);
+        Secret::new(out)
+    }
 
-        impl Drop for $type {
-            fn drop(&mut self) {
-                $(self.$field.zeroize();)*
-            }
-        }
-    )*};
+    fn from_state(state: &[u8]) -> Result<Self, SchemeError> {
+        let (seed, rest) = state.split_first_chunk::<32>().ok_or(FOREIGN)?;
+        let binding = ReplyBinding(rest.try_into().map_err(|_| FOREIGN)?);
+        Ok(Self { seed: Secret::new(*seed), binding })
+    }
 }
-secret_input! {
-    PartyInput => seed;
-    HolderInput => share, seed;
+
+impl HolderInput {
+    /// The bytes of [`StepInput::state`]: seed, number of members, their bindings, the share.
+    #[must_use]
+    pub fn to_state(&self) -> Secret<Vec<u8>> {
+        let share = self.share.expose();
+        let size = self.bindings.len().saturating_mul(32).saturating_add(40);
+        let mut out = Vec::with_capacity(size.saturating_add(share.len()));
+        out.extend_from_slice(self.seed.expose());
+        out.extend_from_slice(&(self.bindings.len() as u64).to_le_bytes());
+        self.bindings.iter().for_each(|binding| out.extend_from_slice(&binding.0));
+        out.extend_from_slice(share);
+        Secret::new(out)
+    }
+
+    fn from_state(state: &[u8]) -> Result<Self, SchemeError> {
+        let (seed, rest) = state.split_first_chunk::<32>().ok_or(FOREIGN)?;
+        let (count, mut rest) = rest.split_first_chunk::<8>().ok_or(FOREIGN)?;
+        let count = usize::try_from(u64::from_le_bytes(*count)).map_err(|_| FOREIGN)?;
+        let mut bindings = Vec::new();
+        for _ in 0..count {
+            let (binding, tail) = rest.split_first_chunk::<32>().ok_or(FOREIGN)?;
+            bindings.push(ReplyBinding(*binding));
+            rest = tail;
+        }
+        Ok(Self { share: Secret::new(rest.to_vec()), seed: Secret::new(*seed), bindings })
+    }
 }
 
 impl<S: ThresholdScheme> SumScheme for ThresholdSum<S> {
@@ -114,11 +136,10 @@ impl<S: ThresholdScheme> SumScheme for ThresholdSum<S> {
                 Ok(Box::new(Reply { shape: context.shape, key, input }))
             }
             AUTHORITY_PARTIAL | PARTIAL => {
-                let mut input = HolderInput::from_state(input.state)?;
-                let share = Secret::new(core::mem::take(&mut input.share));
+                let input = HolderInput::from_state(input.state)?;
                 let sum = key.sum(&context.shape);
                 let (shape, label) = (context.shape, context.label.0);
-                Ok(Box::new(Partial { shape, label, key, share, input, absorbed: 0, sum }))
+                Ok(Box::new(Partial { shape, label, key, input, absorbed: 0, sum }))
             }
             _ => Err(SchemeError::WrongStep),
         }
@@ -154,8 +175,8 @@ struct Reply {
 impl Contributor for Reply {
     fn write(&mut self, _: Range<u64>, plain: &[u8], out: &mut [u8]) -> Result<(), SchemeError> {
         let values = Zeroizing::new(words(self.shape.ring, plain));
-        let seed = Secret::new(self.input.seed);
-        self.key.encrypt(&self.shape, &self.input.binding, &values, &seed, out)
+        let PartyInput { seed, binding } = &self.input;
+        self.key.encrypt(&self.shape, binding, &values, seed, out)
     }
 }
 
@@ -164,7 +185,6 @@ struct Partial {
     shape: SumShape,
     label: [u8; 32],
     key: Arc<dyn ThresholdKey>,
-    share: KeySecret,
     input: HolderInput,
     absorbed: usize,
     sum: Box<dyn CipherSum>,
@@ -186,8 +206,8 @@ impl Contributor for Partial {
             let (expected, got) = (number(expected), number(got));
             return Err(SchemeError::Messages { step: REPLY, expected, got });
         }
-        let seed = Secret::new(self.input.seed);
-        self.key.partial(&self.shape, &self.label, &self.share, self.sum.as_ref(), &seed, out)
+        let HolderInput { share, seed, .. } = &self.input;
+        self.key.partial(&self.shape, &self.label, share, self.sum.as_ref(), seed, out)
     }
 }
 

@@ -57,7 +57,6 @@ pub fn bulk(bytes: &[u8]) -> BulkRef {
 }
 
 /// One authority's keys and its enrolled parties.
-#[derive(Debug)]
 pub struct AuthorityKeys {
     /// Its id.
     pub name: Name,
@@ -68,7 +67,6 @@ pub struct AuthorityKeys {
 }
 
 /// One party's keys.
-#[derive(Debug)]
 pub struct PartyKeys {
     /// Its keys as in rosters.
     pub entry: RosterEntry,
@@ -107,7 +105,6 @@ pub struct Size {
 }
 
 /// A deployment: all keys, and one job's manifest.
-#[derive(Debug)]
 pub struct Lab {
     /// The seed everything follows from.
     pub seed: u64,

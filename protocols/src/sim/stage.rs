@@ -30,7 +30,6 @@ pub struct Submission {
 }
 
 /// The honest side of one job.
-#[derive(Debug)]
 pub struct Stage {
     /// Keys and manifest; the aggregator's are the adversary's.
     pub lab: Lab,

@@ -186,7 +186,6 @@ pub enum Work {
 }
 
 /// A rotation under way.
-#[derive(Debug)]
 pub struct Rotation {
     /// The keys before.
     pub keys: super::lab::PartyKeys,

@@ -447,6 +447,10 @@ impl AggregatorJob {
             // later epoch, or every further attempt would be refused as well.
             let roster = frozen.attempt.open.roster.clone();
             self.bar(&roster, &refusal.concerns);
+            if refusal.code == Code::BudgetSpent {
+                // No other attempt costs less.
+                return self.finish(Outcome::Failed(Refusal::new(refusal.code, why)));
+            }
             return self.give_up(cx, &why);
         }
         self.finish(Outcome::Failed(Refusal::new(refusal.code, why)))
