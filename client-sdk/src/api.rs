@@ -35,7 +35,9 @@ use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::aggregator::{Outcome, Status};
 use quorate_protocols::round::messages::{ResultRecord, RoundOpen};
 use quorate_protocols::wire::{Name, Signed};
-use quorate_protocols::workload::{LocalSpec, ModelSpec, Purpose, Schema, TrainSpec, Workload};
+use quorate_protocols::workload::{
+    LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, Workload,
+};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -261,6 +263,10 @@ pub enum WorkloadKind {
     Sum,
     /// Training of a model.
     Train,
+    /// A decision tree.
+    Tree,
+    /// Naive Bayes.
+    Bayes,
 }
 
 impl From<&Workload> for WorkloadKind {
@@ -268,6 +274,8 @@ impl From<&Workload> for WorkloadKind {
         match workload {
             Workload::Sum { .. } => Self::Sum,
             Workload::Train(_) => Self::Train,
+            Workload::Tree(_) => Self::Tree,
+            Workload::Bayes(_) => Self::Bayes,
         }
     }
 }
@@ -460,6 +468,9 @@ pub struct TrainTable {
     pub rounds: u32,
     /// What a party does with its rows in one round.
     pub local: LocalSpec,
+    /// Steps along sums of clipped vectors, instead of averages.
+    #[serde(default)]
+    pub steps: Option<StepSpec>,
     /// Bound on the rows of one party.
     #[serde(default = "defaults::max_rows")]
     pub max_rows: u64,
@@ -581,6 +592,7 @@ impl JobSpec {
                 model: table.model,
                 rounds: table.rounds,
                 local: table.local,
+                steps: table.steps,
                 max_rows: table.max_rows,
                 seed: table.seed,
             }),

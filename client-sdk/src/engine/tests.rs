@@ -1,8 +1,8 @@
-use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::fixed::to_ring;
 use quorate_crypto::keys::{ExchangeKey, VerifyKey};
 use quorate_crypto::schemes;
 use quorate_crypto::sum::{Label, PadSuite, Ring, SumShape};
+use quorate_protocols::model::Progress;
 use quorate_protocols::wire::Name;
 
 use super::*;
@@ -19,7 +19,12 @@ async fn sum_over(scheme: &'static dyn SumScheme, dim: u64) {
     let (_dir, store) = store().await;
     let blobs = store.blobs();
     let shape = SumShape { ring: Ring::Z32, dim, parties: 3, authorities: 2, bits: 32 };
-    let context = SumContext { label: Label([3; 32]), shape, suite: PadSuite::Aes256Ctr };
+    let context = SumContext {
+        label: Label([3; 32]),
+        shape,
+        suite: PadSuite::Aes256Ctr,
+        public: Default::default(),
+    };
     let key = |party: u8, authority: u8| SharedKey::from_bytes([party * 16 + authority; 32]);
     let nonce = |party: u8| Nonce([party; 16]);
     let count = i64::try_from(dim).unwrap();
@@ -31,16 +36,18 @@ async fn sum_over(scheme: &'static dyn SumScheme, dim: u64) {
         let bulk = secret_to_bulk(&plain, (blobs, "plain")).await.unwrap();
         let reader = BulkReader::new(blobs, "plain", bulk);
         let keys = vec![key(party, 0), key(party, 1)];
-        let sealed = encrypt_to_bulk(scheme, context, keys, nonce(party), &reader, (blobs, "c"));
+        let sealed =
+            encrypt_to_bulk(scheme, context.clone(), keys, nonce(party), &reader, (blobs, "c"));
         ciphertexts.push(BulkReader::new(blobs, "c", sealed.await.unwrap()));
     }
     let mut keys = Vec::new();
     for authority in 0..2u8 {
         let members = (0..2u8).map(|party| (key(party, authority), nonce(party))).collect();
-        let bulk = key_to_bulk(scheme, context, members, (blobs, "k")).await.unwrap();
+        let bulk = key_to_bulk(scheme, context.clone(), members, (blobs, "k")).await.unwrap();
         keys.push(BulkReader::new(blobs, "k", bulk));
     }
-    let sum = open_to_bulk(scheme, context, &ciphertexts, &keys, (blobs, "s")).await.unwrap();
+    let sum =
+        open_to_bulk(scheme, context.clone(), &ciphertexts, &keys, (blobs, "s")).await.unwrap();
     let bytes = BulkReader::new(blobs, "s", sum).read_range(0..4 * dim).await.unwrap();
     let words = bytes.as_chunks::<4>().0.iter().map(|word| i64::from(i32::from_le_bytes(*word)));
     assert!(words.eq((0..count).map(|i| 2 * (i % 1000) - 500)));
@@ -97,8 +104,7 @@ async fn a_long_vector_is_checked_to_its_last_word() {
     let blobs = store.blobs();
     let dim = 140_000;
     let manifest = manifest(dim);
-    let code = FixedPoint { frac_bits: 24, clip: 64.0 };
-    let initial = Arc::new(ModelState::initial(&manifest.workload, &code));
+    let initial = Arc::new(ModelState::of_job(&manifest));
     let mut words = vec![0i64; usize::try_from(dim + HEAD_WORDS).unwrap()];
     words[4] = 2;
     words[5..].fill(20);
@@ -127,7 +133,8 @@ async fn a_long_vector_is_checked_to_its_last_word() {
 #[tokio::test]
 async fn model_states_are_stored_under_their_content() {
     let (_dir, store) = store().await;
-    let state = ModelState { moments: None, params: vec![1, -2, i64::MIN] };
+    let state =
+        ModelState { moments: None, params: vec![1, -2, i64::MIN], progress: Progress::None };
     let bulk = state_to_bulk(&state, (store.blobs(), "m")).await.unwrap();
     let again = state_to_bulk(&state, (store.blobs(), "m")).await.unwrap();
     assert_eq!(bulk, again);
