@@ -19,6 +19,8 @@ pub mod train;
 pub mod twin;
 
 #[cfg(test)]
+mod noise_tests;
+#[cfg(test)]
 mod tests;
 
 use quorate_crypto::fixed::CodecError;

@@ -77,7 +77,7 @@ impl Federation {
     }
 }
 
-fn data_file(name: &str) -> PathBuf {
+pub(super) fn data_file(name: &str) -> PathBuf {
     let root = std::env::var("QUORATE_DATA").map_or_else(
         |_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../data")),
         Into::into,
@@ -102,7 +102,7 @@ fn shares(
 }
 
 /// A table with every kind of column; the target is a noisy function of them.
-fn toy(rows: u32, classes: u32) -> Table {
+pub(super) fn toy(rows: u32, classes: u32) -> Table {
     let levels =
         ["plain", "two words", "\"a \"\"quoted\"\" one\"", "\"<50K, or more\"", "+", "-", "é&ü"];
     let mut text = String::from("id,amount,rate,group,constant,fold,\"the target\"\n");

@@ -20,6 +20,8 @@ use quorate_protocols::round::messages::{BulkRef, Message, ResultRecord, RoundOp
 use quorate_protocols::round::party::{Event, PartyJob, PartyOutput, PartyWork};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, decode, encode};
 use quorate_protocols::workload::Purpose;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
 
 use super::{Finished, Inner, PartyError, PartyEvent, SumResult, fetch_package};
 use crate::api::{Hex32, MAX_VIEW_RESULTS, MAX_WAIT_MS, PartyView, ViewQuery};
@@ -90,7 +92,7 @@ impl<'a> Run<'a> {
                 party.minima.check(&package.manifest)?;
                 package.verify()?;
                 let manifest = &package.manifest;
-                let initial = ModelState::of_job(&manifest);
+                let initial = ModelState::of_job(manifest);
                 let entry = party.entry.clone();
                 let machine = PartyJob::join(entry, &party.minima, &package, initial.hash())?;
                 let batch = Batch::new().put_machine(MACHINE, &id, 0, encode(&machine));
@@ -429,7 +431,10 @@ impl<'a> Run<'a> {
         let (manifest, model) = (Arc::clone(&self.manifest), Arc::clone(&self.model));
         let work = tokio::task::spawn_blocking(move || {
             let local = trainer.contribution(&manifest, round, &model)?;
-            let bytes = noised(&manifest, round, local, &mut os_rng())?;
+            let bytes = match trainer.noise_seed(round) {
+                Some(seed) => noised(&manifest, round, local, &mut ChaCha20Rng::from_seed(seed))?,
+                None => noised(&manifest, round, local, &mut os_rng())?,
+            };
             anyhow::Ok((trainer, bytes))
         });
         let done = work.await.map_err(|e| PartyError::Training(e.into()))?;
