@@ -664,7 +664,7 @@ pub async fn advance(
 ) -> Result<Advanced, EngineError> {
     let spec = manifest.payload(round)?;
     if let PayloadKind::Vector { len, max_abs } = spec.kind {
-        let rows = check_vector(manifest, len, max_abs, members, sum).await?;
+        let rows = check_vector(manifest, &spec, (len, max_abs), members, sum).await?;
         let state = Arc::clone(state);
         return Ok(Advanced { hash: state.hash(), state, rows, loss: None });
     }
@@ -685,13 +685,13 @@ pub async fn advance(
 /// head, as a shorter vector.
 async fn check_vector(
     manifest: &Arc<Manifest>,
-    len: u64,
-    max_abs: u64,
+    whole: &PayloadSpec,
+    (len, max_abs): (u64, u64),
     members: usize,
     sum: &BulkReader,
 ) -> Result<u64, EngineError> {
     let word = manifest.ring.word_bytes();
-    let expected = PayloadSpec { kind: PayloadKind::Vector { len, max_abs } }.dim();
+    let expected = whole.dim();
     if Some(sum.bulk().info().len) != expected.checked_mul(word as u64) {
         return Err(Refusal::new(Code::CheckSlot, "the opened sum has a wrong length").into());
     }
@@ -703,7 +703,7 @@ async fn check_vector(
         let mut bytes = head.clone();
         bytes.extend(read_coordinates(sum, &part, word).await?);
         let manifest = Arc::clone(manifest);
-        let spec = PayloadSpec { kind: PayloadKind::Vector { len, max_abs } };
+        let spec = PayloadSpec { kind: PayloadKind::Vector { len, max_abs }, ..*whole };
         rows = blocking(move || checked(&manifest, &spec, members, &bytes)).await??.rows;
     }
     Ok(rows)

@@ -5,28 +5,17 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use quorate_protocols::job::Manifest;
 use quorate_protocols::model::ModelState;
+use quorate_protocols::policy::noise::replayable_seed;
 use quorate_protocols::wire::Name;
 use quorate_protocols::workload::{Schema, Workload};
-use zeroize::Zeroize;
+
+pub use quorate_protocols::payload::Contribution;
 
 use crate::learn::data::{Dataset, Table};
 use crate::learn::train;
 
-/// One party's private input to one round, wiped when dropped.
-pub struct Contribution {
-    /// Rows behind it; 1 for plain sums.
-    pub rows: u64,
-    /// The payload's body: see [`PayloadKind`](quorate_protocols::payload::PayloadKind).
-    pub body: Vec<i64>,
-}
-
-impl Drop for Contribution {
-    fn drop(&mut self) {
-        self.body.zeroize();
-    }
-}
-
-/// Computes a party's contributions; runs on a thread of its own and may take its time.
+/// Computes a party's exact contributions, to which the driver adds the noise of the job; runs on a
+/// thread of its own and may take its time.
 ///
 /// After a crash a round's contribution may be asked for again; once it is stored, never. A
 /// contribution to a job may not repeat an earlier one to the bit: with that of a trained model the
@@ -42,6 +31,15 @@ pub trait LocalTraining: Send {
         round: u32,
         state: &ModelState,
     ) -> anyhow::Result<Contribution>;
+
+    /// The seed of this party's noise in round `round`; `None` for the system's randomness.
+    ///
+    /// # Security
+    /// Whoever knows the seed takes the noise off. It exists for runs that are checked against a
+    /// simulation, on data that are no secret.
+    fn noise_seed(&self, _round: u32) -> Option<[u8; 32]> {
+        None
+    }
 }
 
 /// Vectors for a job of plain sums, from a closure that is given the round.
@@ -69,6 +67,7 @@ impl<F: FnMut(u32) -> anyhow::Result<Vec<i64>> + Send> LocalTraining for Vectors
 pub struct CsvTrainer {
     party: Name,
     path: PathBuf,
+    replayable: Option<Vec<u8>>,
     // The rows, as the schema they were read for sees them.
     rows: Option<(Schema, Dataset)>,
 }
@@ -77,7 +76,15 @@ impl CsvTrainer {
     /// A trainer of `party`, whose name enters the seed of its shuffles, on the file at `path`.
     #[must_use]
     pub fn new(party: Name, path: impl Into<PathBuf>) -> Self {
-        Self { party, path: path.into(), rows: None }
+        Self { party, path: path.into(), replayable: None, rows: None }
+    }
+
+    /// With noise that a simulation given the same seed repeats: see
+    /// [`LocalTraining::noise_seed`] for what that means.
+    #[must_use]
+    pub fn with_replayable_noise(mut self, seed: &[u8]) -> Self {
+        self.replayable = Some(seed.to_vec());
+        self
     }
 
     fn vector(&self, round: u32) -> anyhow::Result<Vec<i64>> {
@@ -115,14 +122,18 @@ impl LocalTraining for CsvTrainer {
         round: u32,
         state: &ModelState,
     ) -> anyhow::Result<Contribution> {
-        let Workload::Train(spec) = &job.workload else {
+        let Some(schema) = job.workload.schema() else {
             return Ok(Contribution { rows: 1, body: self.vector(round)? });
         };
         let party = self.party.clone();
-        let rows = self.rows(&spec.schema)?;
+        let rows = self.rows(schema)?;
         let (workload, code) = (&job.workload, &job.code);
         let (rows, body) = train::contribution(workload, code, state, rows, party.as_str(), round)?;
         Ok(Contribution { rows, body })
+    }
+
+    fn noise_seed(&self, round: u32) -> Option<[u8; 32]> {
+        self.replayable.as_ref().map(|seed| replayable_seed(seed, round, &self.party))
     }
 }
 

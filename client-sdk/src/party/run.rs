@@ -14,13 +14,14 @@ use quorate_crypto::sum::{Label, Nonce};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::machine::{Bug, Context, Fact, Output};
 use quorate_protocols::model::ModelState;
-use quorate_protocols::payload::plaintext_bytes;
+use quorate_protocols::policy::noise::noised;
 use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::messages::{BulkRef, Message, ResultRecord, RoundOpen, SubmitHeader};
 use quorate_protocols::round::party::{Event, PartyJob, PartyOutput, PartyWork};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, decode, encode};
 use quorate_protocols::workload::Purpose;
-use zeroize::Zeroizing;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
 
 use super::{Finished, Inner, PartyError, PartyEvent, SumResult, fetch_package};
 use crate::api::{Hex32, MAX_VIEW_RESULTS, MAX_WAIT_MS, PartyView, ViewQuery};
@@ -91,7 +92,7 @@ impl<'a> Run<'a> {
                 party.minima.check(&package.manifest)?;
                 package.verify()?;
                 let manifest = &package.manifest;
-                let initial = ModelState::initial(&manifest.workload, &manifest.code);
+                let initial = ModelState::of_job(manifest);
                 let entry = party.entry.clone();
                 let machine = PartyJob::join(entry, &party.minima, &package, initial.hash())?;
                 let batch = Batch::new().put_machine(MACHINE, &id, 0, encode(&machine));
@@ -115,7 +116,7 @@ impl<'a> Run<'a> {
 
     fn with(party: &'a Inner, job: Hex32, machine: PartyJob, version: u64) -> Self {
         let manifest = Arc::new(machine.manifest().clone());
-        let model = Arc::new(ModelState::initial(&manifest.workload, &manifest.code));
+        let model = Arc::new(ModelState::of_job(&manifest));
         let (id, backoff) = (job.to_string(), Backoff::new());
         let (open, sits_out) = (None, None);
         Self { party, job, id, manifest, machine, version, model, open, sits_out, backoff }
@@ -430,10 +431,11 @@ impl<'a> Run<'a> {
         let (manifest, model) = (Arc::clone(&self.manifest), Arc::clone(&self.model));
         let work = tokio::task::spawn_blocking(move || {
             let local = trainer.contribution(&manifest, round, &model)?;
-            let (spec, max_rows) = (manifest.payload(round)?, manifest.workload.max_rows());
-            let (ring, code) = (manifest.ring, &manifest.code);
-            let bytes = plaintext_bytes(&spec, ring, code, max_rows, local.rows, &local.body)?;
-            anyhow::Ok((trainer, Zeroizing::new(bytes)))
+            let bytes = match trainer.noise_seed(round) {
+                Some(seed) => noised(&manifest, round, local, &mut ChaCha20Rng::from_seed(seed))?,
+                None => noised(&manifest, round, local, &mut os_rng())?,
+            };
+            anyhow::Ok((trainer, bytes))
         });
         let done = work.await.map_err(|e| PartyError::Training(e.into()))?;
         let (trainer, bytes) = done.map_err(PartyError::Training)?;
@@ -457,7 +459,7 @@ impl<'a> Run<'a> {
         if let Some(refusal) = applied {
             // Training that has converged here repeats its update to the bit. It stands behind a
             // sum already, so it enters no second one: this party sits the round out.
-            let trains = self.manifest.workload.purpose(round) == Some(Purpose::Train);
+            let trains = self.manifest.workload.purpose(round) != Some(Purpose::Sum);
             if trains && refusal.code == Code::LabelReuse {
                 self.sits_out = Some(round);
                 return Ok(trainer);
