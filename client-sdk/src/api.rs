@@ -35,7 +35,9 @@ use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::aggregator::{Outcome, Status};
 use quorate_protocols::round::messages::{KeyTranscript, ResultRecord, RoundOpen, ShareAsk};
 use quorate_protocols::wire::{Name, Signed, encode};
-use quorate_protocols::workload::{LocalSpec, ModelSpec, Purpose, Schema, TrainSpec, Workload};
+use quorate_protocols::workload::{
+    LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, Workload,
+};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -277,6 +279,10 @@ pub enum WorkloadKind {
     Sum,
     /// Training of a model.
     Train,
+    /// A decision tree.
+    Tree,
+    /// Naive Bayes.
+    Bayes,
 }
 
 impl From<&Workload> for WorkloadKind {
@@ -284,6 +290,8 @@ impl From<&Workload> for WorkloadKind {
         match workload {
             Workload::Sum { .. } => Self::Sum,
             Workload::Train(_) => Self::Train,
+            Workload::Tree(_) => Self::Tree,
+            Workload::Bayes(_) => Self::Bayes,
         }
     }
 }
@@ -476,6 +484,9 @@ pub struct TrainTable {
     pub rounds: u32,
     /// What a party does with its rows in one round.
     pub local: LocalSpec,
+    /// Steps along sums of clipped vectors, instead of averages.
+    #[serde(default)]
+    pub steps: Option<StepSpec>,
     /// Bound on the rows of one party.
     #[serde(default = "defaults::max_rows")]
     pub max_rows: u64,
@@ -597,6 +608,7 @@ impl JobSpec {
                 model: table.model,
                 rounds: table.rounds,
                 local: table.local,
+                steps: table.steps,
                 max_rows: table.max_rows,
                 seed: table.seed,
             }),

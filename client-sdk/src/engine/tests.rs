@@ -1,8 +1,8 @@
-use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::fixed::to_ring;
 use quorate_crypto::keys::{ExchangeKey, VerifyKey};
 use quorate_crypto::schemes;
 use quorate_crypto::sum::{Label, PadSuite, Ring, SumShape};
+use quorate_protocols::model::Progress;
 use quorate_protocols::wire::Name;
 
 use super::*;
@@ -106,8 +106,7 @@ async fn a_long_vector_is_checked_to_its_last_word() {
     let blobs = store.blobs();
     let dim = 140_000;
     let manifest = manifest(dim);
-    let code = FixedPoint { frac_bits: 24, clip: 64.0 };
-    let initial = Arc::new(ModelState::initial(&manifest.workload, &code));
+    let initial = Arc::new(ModelState::of_job(&manifest));
     let mut words = vec![0i64; usize::try_from(dim + HEAD_WORDS).unwrap()];
     words[4] = 2;
     words[5..].fill(20);
@@ -136,7 +135,8 @@ async fn a_long_vector_is_checked_to_its_last_word() {
 #[tokio::test]
 async fn model_states_are_stored_under_their_content() {
     let (_dir, store) = store().await;
-    let state = ModelState { moments: None, params: vec![1, -2, i64::MIN] };
+    let state =
+        ModelState { moments: None, params: vec![1, -2, i64::MIN], progress: Progress::None };
     let bulk = state_to_bulk(&state, (store.blobs(), "m")).await.unwrap();
     let again = state_to_bulk(&state, (store.blobs(), "m")).await.unwrap();
     assert_eq!(bulk, again);

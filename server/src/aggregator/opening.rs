@@ -123,8 +123,8 @@ fn stored(
     Ok(BulkReader::new(store.blobs(), space, bulk))
 }
 
-/// The model state before a round: it follows from the opened moments and the last opened sum, so
-/// nothing else is kept of it.
+/// The model state before a round: it follows from the opened moments and the last opened sum, or
+/// from all opened sums, so nothing else is kept of it.
 async fn state_before(
     store: &Store,
     job: &Hash,
@@ -133,15 +133,27 @@ async fn state_before(
     round: u32,
 ) -> anyhow::Result<Arc<ModelState>> {
     let Some(last) =
-        round.checked_sub(1).filter(|_| matches!(manifest.workload, Workload::Train(_)))
+        round.checked_sub(1).filter(|_| !matches!(manifest.workload, Workload::Sum { .. }))
     else {
-        return Ok(Arc::new(ModelState::initial(&manifest.workload, &manifest.code)));
+        return Ok(Arc::new(ModelState::of_job(manifest)));
     };
+    if manifest.workload.needs_every_sum() {
+        let mut state = ModelState::of_job(manifest);
+        for earlier in 0..round {
+            let sum = opened(store, job, manifest, members, earlier).await?;
+            let manifest = Arc::clone(manifest);
+            let step = move || state.advance(&manifest.workload, earlier, &sum);
+            state = tokio::task::spawn_blocking(step)
+                .await?
+                .map_err(|e| EngineError::from(Refusal::new(Code::CheckSlot, e.to_string())))?;
+        }
+        return Ok(Arc::new(state));
+    }
     let moments = opened(store, job, manifest, members, 0).await?;
     let last_sum = opened(store, job, manifest, members, last).await?;
-    let manifest = Arc::clone(manifest);
+    let (manifest, job) = (Arc::clone(manifest), *job);
     let state = tokio::task::spawn_blocking(move || {
-        model_after(&manifest.workload, &manifest.code, last, &moments, &last_sum)
+        model_after(&manifest.workload, &manifest.code, &job, last, &moments, &last_sum)
     })
     .await?
     .map_err(|error| EngineError::from(Refusal::new(Code::CheckSlot, error.to_string())))?;

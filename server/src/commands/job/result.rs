@@ -10,11 +10,11 @@ use quorate_client::engine::{bulk_info, read_sum};
 use quorate_client::store::Blobs;
 use quorate_crypto::merkle::Hash;
 use quorate_protocols::job::{JobPackage, Manifest};
-use quorate_protocols::model::{TABLE_BITS, mean_loss, model_after};
+use quorate_protocols::model::{ModelState, Progress, TABLE_BITS, mean_loss, model_after};
 use quorate_protocols::payload::OpenedSum;
 use quorate_protocols::round::messages::ResultRecord;
 use quorate_protocols::wire::Verified;
-use quorate_protocols::workload::Workload;
+use quorate_protocols::workload::{Purpose, Workload};
 use serde_json::{Value, json};
 
 use crate::commands::client::Client;
@@ -60,11 +60,22 @@ pub(super) async fn result(
                 "members": record.members, "rows": sum.rows, "sum": sum.body,
             })
         }
-        Workload::Train(_) => {
+        workload => {
             let round = round.unwrap_or(last);
-            let moments = fetch(client, &blobs, &manifest, &chain, 0).await?;
             let sum = fetch(client, &blobs, &manifest, &chain, round).await?;
-            model(job, &manifest, round, &record(&chain, round)?.members.len(), &moments, &sum)?
+            let state = if workload.needs_every_sum() {
+                let mut state = ModelState::of_job(&manifest);
+                for earlier in 0..round {
+                    let sum = fetch(client, &blobs, &manifest, &chain, earlier).await?;
+                    state = state.advance(workload, earlier, &sum)?;
+                }
+                state.advance(workload, round, &sum)?
+            } else {
+                let moments = fetch(client, &blobs, &manifest, &chain, 0).await?;
+                let hash = manifest.hash();
+                model_after(workload, &manifest.code, &hash, round, &moments, &sum)?
+            };
+            model(job, &manifest, round, &record(&chain, round)?.members.len(), &state, &sum)?
         }
     };
     drop(scratch);
@@ -134,12 +145,24 @@ fn model(
     manifest: &Manifest,
     round: u32,
     members: &usize,
-    moments: &OpenedSum,
+    state: &ModelState,
     sum: &OpenedSum,
 ) -> anyhow::Result<Value> {
-    let state = model_after(&manifest.workload, &manifest.code, round, moments, sum)?;
+    if let Progress::Tree(tree) = &state.progress {
+        return Ok(json!({
+            "job": job.job, "round": round, "members": members,
+            "model_hash": state.hash().to_string(), "tree": tree,
+        }));
+    }
+    if matches!(manifest.workload, Workload::Bayes(_)) {
+        return Ok(json!({
+            "job": job.job, "round": round, "members": members,
+            "model_hash": state.hash().to_string(), "counts": state.params,
+        }));
+    }
     let params: Vec<f64> = state.params.iter().map(|code| manifest.code.decode(*code)).collect();
-    let loss = if round == 0 { None } else { mean_loss(sum, &manifest.code) };
+    let averaged = manifest.workload.purpose(round) == Some(Purpose::Train);
+    let loss = if averaged { mean_loss(sum, &manifest.code) } else { None };
     // In units of each column's scale: u = (x - offset) / 2^scale_log2.
     let scale = 2f64.powi(-TABLE_BITS.cast_signed());
     let moments = state.moments.as_ref().map(|table| {
