@@ -17,18 +17,18 @@ use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{
     EncodedLen, KeyedNonce, Label, Nonce, SchemeError, StepInput, SumContext, SumScheme,
 };
-use quorate_crypto::threshold::{HolderInput, KeySecret, PartyInput, ReplyBinding};
+use quorate_crypto::threshold::{HolderInput, KeyPost, KeySecret, PartyInput, ReplyBinding};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::machine;
 use quorate_protocols::model::{ModelState, mean_loss};
 use quorate_protocols::payload::{self, HEAD_WORDS, OpenedSum, PayloadKind, PayloadSpec};
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::authority::KeyMember;
-use quorate_protocols::round::keying::JobKey;
+use quorate_protocols::round::keying::{JobKey, Keying, PostWork};
 use quorate_protocols::round::messages::{BulkRef, SubmitHeader, reply_binding};
 use quorate_protocols::round::{STEP_KEY, STEP_PARTIAL, STEP_SUBMIT};
 use quorate_protocols::workload::Purpose;
-use rand_core::UnwrapErr;
+use rand_core::{Rng as _, UnwrapErr};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::bulk::{Bulk, BulkError, BulkInfo, BulkReader, BulkWriter};
@@ -394,6 +394,84 @@ pub async fn verify_reply(
         })
     })
     .await?
+}
+
+/// A participant's post of one step of a threshold key, and the secret that it keeps for its next.
+///
+/// `secret` is what its step before left; empty at first.
+///
+/// # Errors
+/// [`EngineError::Scheme`] when the posts leave no way on, [`EngineError::Refused`] when they are no
+/// posts of this job.
+///
+/// # Security
+/// The secret must be on the disk before the post leaves: see [`PostWork`].
+pub async fn key_post(
+    manifest: &Arc<Manifest>,
+    work: PostWork,
+    identity: &Arc<Identity>,
+    secret: KeySecret,
+) -> Result<(Vec<u8>, KeySecret), EngineError> {
+    let (manifest, identity) = (Arc::clone(manifest), Arc::clone(identity));
+    blocking(move || {
+        let PostWork { transcript, number, step } = work;
+        let scheme = manifest.threshold_scheme()?;
+        let keying = Keying::read(&manifest, &transcript)?;
+        let mut seed = Secret::new([0; 32]);
+        os_rng().fill_bytes(seed.expose_mut());
+        let made = keying.with_setup(&manifest, |setup, posts| {
+            // Others may have posted in this step already.
+            let before: Vec<KeyPost> = posts.iter().filter(|p| p.step < step).cloned().collect();
+            let me = (number, identity.as_ref());
+            scheme.key_post(setup, usize::from(step), me, &secret, &before, &seed)
+        });
+        Ok(made?)
+    })
+    .await?
+}
+
+/// A participant's share of a complete key, from what its last step left.
+///
+/// # Errors
+/// [`EngineError::Scheme`] when the share does not match the public key.
+pub async fn key_share(
+    manifest: &Arc<Manifest>,
+    key: &JobKey,
+    number: u32,
+    identity: &Arc<Identity>,
+    secret: KeySecret,
+) -> Result<KeySecret, EngineError> {
+    let (manifest, identity, key) = (Arc::clone(manifest), Arc::clone(identity), key.clone());
+    blocking(move || {
+        let scheme = manifest.threshold_scheme()?;
+        let share = key.keying().with_setup(&manifest, |setup, posts| {
+            scheme.key_share(setup, (number, identity.as_ref()), &secret, posts)
+        });
+        Ok(share?)
+    })
+    .await?
+}
+
+/// The refusal that names the sender of a wrong reply, when one is at fault in the work of
+/// [`partial_to_bulk`] over `members`.
+///
+/// # Errors
+/// The error itself, when no reply is at fault.
+pub fn reply_fault(error: EngineError, members: &[KeyMember]) -> Result<Refusal, EngineError> {
+    let EngineError::Message { index, error: fault } = &error else {
+        return Err(error);
+    };
+    let named = members.get(*index).filter(|_| {
+        matches!(
+            fault,
+            SchemeError::Malformed(_) | SchemeError::BadProof | SchemeError::Length { .. }
+        )
+    });
+    let Some(KeyMember { party, .. }) = named else {
+        return Err(error);
+    };
+    let why = format!("the reply of {party}: {fault}");
+    Ok(Refusal::new(Code::BadCiphertext, why).blaming(Culprit::Party(party.clone())))
 }
 
 /// What one contributor brings to a step.

@@ -22,8 +22,18 @@
 //! Two sums over one plaintext, of different members, give the plaintext away by subtraction. So a
 //! party contributes each plaintext to one job only, unless
 //! [`PartyConfig::allow_repeated_plaintexts`] is set: the store remembers their roots for good.
-//! Equal values in another encoding, such as a vector of another length, are not recognised.
+//! Equal values in another encoding, such as a vector of another length, are not recognised. Where a
+//! job adds noise, the stored plaintext holds this party's share of it: a retry draws no other, and
+//! sums of other jobs over the same data are protected by theirs.
+//!
+//! In a threshold job the store also holds this party's share of the key, from the making of the key
+//! to the end of the job.
+//!
+//! A party keeps account of the privacy budget of its data in its store, whatever the jobs say about
+//! theirs: see [`PartyConfig::max_epsilon`].
 
+mod contribute;
+mod holder;
 mod run;
 
 use std::path::PathBuf;
@@ -46,9 +56,13 @@ use crate::api::{Hex32, JobOutcome, JobStatus, MAX_JSON_BYTES, from_json};
 use crate::bulk::BulkError;
 use crate::engine::{EngineError, StoredIdentity, now_ms};
 use crate::keys::{self, Certificates, PinnedAuthority};
+use crate::ledger::Ledgers;
 use crate::store::{Store, StoreError};
 use crate::trainer::{LocalTraining, Vectors};
 use crate::transport::{Ask, Backoff, CallError, Transport};
+
+/// The account of a party that keeps one for all its data.
+pub const DEFAULT_DATA_SET: &str = "default";
 
 /// Clocks further apart than this are reported.
 const MAX_SKEW_MS: u64 = 30_000;
@@ -167,6 +181,38 @@ pub enum PartyEvent {
         /// Time it took.
         ms: u64,
     },
+    /// The job's threshold key is complete and checked.
+    KeyAccepted {
+        /// Its id.
+        key: Hex32,
+        /// Whether this party holds a share of it.
+        holder: bool,
+    },
+    /// A post of the threshold key was made and stored.
+    KeyPosted {
+        /// The step.
+        step: u16,
+        /// Time it took.
+        ms: u64,
+    },
+    /// A partial decryption of a frozen set's sum is computed and stored.
+    Shared {
+        /// Round.
+        round: u32,
+        /// Members of the set.
+        members: usize,
+        /// Bytes of it.
+        bytes: u64,
+        /// Time it took, downloads included.
+        ms: u64,
+    },
+    /// The round would pass the budget of this party's data: nothing was sent for it.
+    BudgetSpent {
+        /// Round.
+        round: u32,
+        /// What it would have come to.
+        detail: String,
+    },
     /// A round's result was checked and accepted.
     Result {
         /// Round.
@@ -231,6 +277,18 @@ pub struct PartyConfig {
     /// # Security
     /// Two such sums, of members that differ in this party, give its plaintext by subtraction.
     pub allow_repeated_plaintexts: bool,
+    /// The most epsilon that all jobs together may spend on this party's data, at the delta of each
+    /// job; a job's own epsilon binds besides.
+    pub max_epsilon: Option<f64>,
+    /// The account that is charged, when the store serves several data sets; one account for all
+    /// jobs when absent, whatever data set they name.
+    pub data_set: Option<Name>,
+    /// Draws this party's noise from a seed instead of the system's randomness, so that another
+    /// process can repeat the sums. Demonstrations and tests only.
+    ///
+    /// # Security
+    /// Whoever knows the seed takes this party's share of the noise off every sum.
+    pub noise_seed: Option<[u8; 32]>,
     /// How long an unreachable peer is tried again.
     pub patience: Duration,
     /// Where progress is reported.
@@ -255,6 +313,9 @@ impl PartyConfig {
             store: store.into(),
             minima: Minima::default(),
             allow_repeated_plaintexts: false,
+            max_epsilon: None,
+            data_set: None,
+            noise_seed: None,
             patience: Duration::from_secs(600),
             events: Arc::new(|_| {}),
         })
@@ -315,6 +376,7 @@ struct Inner {
     authorities: Vec<PinnedAuthority>,
     minima: Minima,
     allow_repeated_plaintexts: bool,
+    ledgers: Ledgers,
     certificates: Certificates,
     events: Events,
 }
@@ -349,6 +411,16 @@ impl Party {
     pub async fn connect(config: PartyConfig) -> Result<Self, PartyError> {
         if config.authorities.is_empty() {
             return Err(PartyError::Config("name at least one authority".to_owned()));
+        }
+        if config.max_epsilon.is_some_and(|epsilon| !(epsilon.is_finite() && epsilon >= 0.0)) {
+            return Err(PartyError::Config("max_epsilon must be a number from 0 on".to_owned()));
+        }
+        let data_set = match config.data_set {
+            Some(name) => name,
+            None => Name::new(DEFAULT_DATA_SET)?,
+        };
+        if config.noise_seed.is_some() {
+            tracing::warn!("the noise comes from a given seed: it hides nothing from who knows it");
         }
         let store = Store::open(&config.store).await?;
         let http = Transport::new(config.patience)?;
@@ -393,6 +465,7 @@ impl Party {
             authorities,
             minima,
             allow_repeated_plaintexts: config.allow_repeated_plaintexts,
+            ledgers: Ledgers::new(config.max_epsilon, Some(data_set)),
             certificates,
             events: config.events,
         };

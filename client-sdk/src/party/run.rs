@@ -1,34 +1,33 @@
 //! One job at one party: the machine's driver.
 //!
 //! Every change of the machine is committed before anything leaves; what the stored state still
-//! waits for, [`PartyJob::requests`] says. Each turn asks the aggregator for news, takes results and
-//! openings, and then does one piece of work, so that a result or a new attempt is never missed for
-//! long.
+//! waits for, [`PartyJob::requests`] says. Each turn asks the aggregator for news, takes the key,
+//! results, openings and questions to holders, and then does one piece of work, so that none of them
+//! is missed for long. Training runs beside the turns: a holder answers meanwhile.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use quorate_crypto::keys::KeyBinding;
+use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::Hash;
-use quorate_crypto::sum::{Label, Nonce};
+use quorate_crypto::sum::Label;
 use quorate_protocols::job::Manifest;
 use quorate_protocols::machine::{Bug, Context, Fact, Output};
 use quorate_protocols::model::ModelState;
-use quorate_protocols::payload::plaintext_bytes;
 use quorate_protocols::refusal::{Code, Refusal};
-use quorate_protocols::round::messages::{BulkRef, Message, ResultRecord, RoundOpen, SubmitHeader};
+use quorate_protocols::round::messages::{BulkRef, Message, ResultRecord, RoundOpen};
 use quorate_protocols::round::party::{Event, PartyJob, PartyOutput, PartyWork};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, decode, encode};
 use quorate_protocols::workload::Purpose;
-use zeroize::Zeroizing;
 
+use super::contribute::Training;
 use super::{Finished, Inner, PartyError, PartyEvent, SumResult, fetch_package};
-use crate::api::{Hex32, MAX_VIEW_RESULTS, MAX_WAIT_MS, PartyView, ViewQuery};
-use crate::bulk::{Bulk, BulkReader, Transfer, download, upload};
+use crate::api::{Hex32, MAX_VIEW_RESULTS, MAX_WAIT_MS, PartyView, ViewQuery, key_mark};
+use crate::bulk::{Bulk, BulkReader, Transfer, download};
 use crate::engine::{
-    self, bulk_info, bulk_ref, encrypt_to_bulk, log_line, now_ms, os_rng, secret_to_bulk,
-    state_from_bulk, state_to_bulk, sum_context,
+    self, EngineError, bulk_info, log_line, now_ms, os_rng, state_from_bulk, state_to_bulk,
 };
+use crate::ledger::LedgerError;
 use crate::store::{Batch, StoreError};
 use crate::trainer::LocalTraining;
 use crate::transport::{Ask, Backoff, CallError};
@@ -38,32 +37,46 @@ const MACHINE: &str = "party";
 const BULK: &str = "bulk";
 /// Accepted result records, by job and round.
 const RESULT: &str = "result";
-/// The job a plaintext was given to, by the plaintext's root; kept for good.
-const PLAINTEXT: &str = "plaintext";
 /// Namespaces to erase, written in the commit that makes them garbage.
-const GARBAGE: &str = "garbage";
+pub(super) const GARBAGE: &str = "garbage";
 
-const AGGREGATOR: &str = "the aggregator";
+pub(super) const AGGREGATOR: &str = "the aggregator";
 
 /// Few attempts per request: between them the run looks whether the attempt is still open.
-fn quick() -> Transfer {
+pub(super) fn quick() -> Transfer {
     Transfer { attempts: 3, ..Transfer::default() }
+}
+
+/// What became of a message to the aggregator.
+pub(super) enum Told {
+    /// It was taken.
+    Taken,
+    /// It was refused.
+    Refused,
+    /// The aggregator is away; to be sent again.
+    Later,
 }
 
 /// A job this party has joined.
 pub(super) struct Run<'a> {
-    party: &'a Inner,
-    job: Hex32,
-    id: String,
-    manifest: Arc<Manifest>,
-    machine: PartyJob,
+    pub(super) party: &'a Inner,
+    pub(super) job: Hex32,
+    pub(super) id: String,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) machine: PartyJob,
     version: u64,
-    model: Arc<ModelState>,
+    pub(super) model: Arc<ModelState>,
     /// The open attempt as last handled: its label, and whether it was entered.
     open: Option<(Label, bool)>,
+    /// The threshold key's posts as last handled.
+    pub(super) key: Option<Hex32>,
+    /// The question to holders that was refused here: hash of its frozen set.
+    pub(super) refused_ask: Option<Hash>,
+    /// Call and step of the threshold key for which no post could be made.
+    pub(super) no_post: Option<(Hash, u16)>,
     /// A round this party has nothing new for.
-    sits_out: Option<u32>,
-    backoff: Backoff,
+    pub(super) sits_out: Option<u32>,
+    pub(super) backoff: Backoff,
 }
 
 /// Results accepted in memory, to be committed once the model after the last of them is known.
@@ -102,7 +115,11 @@ impl<'a> Run<'a> {
         run.load_model().await?;
         run.erase_garbage().await?;
         if *run.machine.me() != party.entry {
-            run.apply(Event::Rotated(party.entry.clone()), Batch::new()).await?;
+            let forgotten = run.forget_key(Batch::new()).await?;
+            run.apply(Event::Rotated(party.entry.clone()), forgotten).await?;
+            if run.manifest.is_threshold() {
+                party.store.scrub().await?;
+            }
         }
         party.report(&PartyEvent::Joined {
             job,
@@ -116,21 +133,43 @@ impl<'a> Run<'a> {
     fn with(party: &'a Inner, job: Hex32, machine: PartyJob, version: u64) -> Self {
         let manifest = Arc::new(machine.manifest().clone());
         let model = Arc::new(ModelState::initial(&manifest.workload, &manifest.code));
-        let (id, backoff) = (job.to_string(), Backoff::new());
-        let (open, sits_out) = (None, None);
-        Self { party, job, id, manifest, machine, version, model, open, sits_out, backoff }
+        let key = machine.job_key().map(|key| key_mark(&key.keying().transcript()));
+        Self {
+            party,
+            job,
+            id: job.to_string(),
+            manifest,
+            machine,
+            version,
+            model,
+            open: None,
+            key,
+            refused_ask: None,
+            no_post: None,
+            sits_out: None,
+            backoff: Backoff::new(),
+        }
     }
 
     /// Takes part until the job ends.
     pub(super) async fn until_end(
         &mut self,
-        mut trainer: Box<dyn LocalTraining>,
+        trainer: Box<dyn LocalTraining>,
     ) -> Result<Finished, PartyError> {
+        let mut training = Training::new(trainer);
         self.ask_in().await?;
         let (mut known, mut busy) = (None, true);
         loop {
             let wait_ms = if busy { 0 } else { MAX_WAIT_MS };
-            let view = self.view(self.machine.next_round(), known, wait_ms).await?;
+            let view = tokio::select! {
+                biased;
+                done = training.done() => {
+                    self.trained(done?).await?;
+                    busy = true;
+                    continue;
+                }
+                view = self.view(self.machine.next_round(), known, wait_ms) => view?,
+            };
             let view = self.take_results(view).await?;
             if let Some(outcome) = view.outcome {
                 let rounds = self.machine.next_round();
@@ -142,6 +181,9 @@ impl<'a> Run<'a> {
                 self.sweep().await?;
                 return Ok(Finished { outcome, rounds, model: Arc::clone(&self.model) });
             }
+            if let Some(transcript) = view.key {
+                self.take_key(transcript).await?;
+            }
             known = match &view.open {
                 Some(open) => Some(self.take_open(open).await?.into()),
                 None => {
@@ -149,17 +191,20 @@ impl<'a> Run<'a> {
                     None
                 }
             };
+            if let Some(ask) = view.share {
+                self.take_share(ask).await?;
+            }
             // Whoever missed an attempt is not invited to the next, until it asks again.
             let invited = self.open.is_some_and(|(_, entered)| entered);
             if !invited {
                 self.ask_in().await?;
             }
-            (busy, trainer) = self.work(trainer, known.map(Label::from)).await?;
+            busy = self.work(&mut training, known.map(Label::from)).await?;
         }
     }
 
     /// Asks to be invited from the next attempt on.
-    async fn ask_in(&self) -> Result<(), PartyError> {
+    pub(super) async fn ask_in(&self) -> Result<(), PartyError> {
         let certificates = self.manifest.authorities.iter().map(|authority| {
             self.party.certificates.get(&authority.name).cloned().ok_or_else(|| {
                 PartyError::Config(format!("not enrolled at authority {}", authority.name))
@@ -192,7 +237,9 @@ impl<'a> Run<'a> {
         wait_ms: u64,
     ) -> Result<PartyView, PartyError> {
         let results = usize::try_from(results).unwrap_or(usize::MAX);
-        let query = ViewQuery { results, open, wait_ms, ..ViewQuery::default() };
+        let me = self.machine.name();
+        let holder = self.manifest.is_threshold().then(|| me.clone());
+        let query = ViewQuery { results, open, key: self.key, holder, wait_ms };
         let ask = Ask::view(format!("{}/view", self.party.job_url(&self.job)), query);
         let sent = now_ms();
         let answer = self.party.http.insist(AGGREGATOR, &ask, MAX_MESSAGE_BYTES).await?;
@@ -203,10 +250,7 @@ impl<'a> Run<'a> {
 
     /// One step of a machine, in memory.
     fn step(&self, machine: PartyJob, event: Event) -> Result<(PartyJob, Vec<PartyOutput>), Bug> {
-        let mut rng = os_rng();
-        let identity = &self.party.keys.identity;
-        let mut cx = Context { now_ms: now_ms(), identity, rng: &mut rng };
-        machine.handle(&mut cx, event)
+        step(machine, &self.party.keys.identity, event)
     }
 
     fn log(&self, mut batch: Batch, outputs: &[PartyOutput]) -> Batch {
@@ -218,10 +262,20 @@ impl<'a> Run<'a> {
         batch
     }
 
-    /// Handles an event and commits the new state with `also`; a refused event commits only its
-    /// log line and returns the refusal.
-    async fn apply(&mut self, event: Event, also: Batch) -> Result<Option<Refusal>, PartyError> {
-        let (next, outputs) = self.step(self.machine.clone(), event)?;
+    /// Handles an event and commits the new state with `also` and what it charges; a refused event
+    /// commits only its log line and returns the refusal.
+    ///
+    /// # Errors
+    /// [`Code::BudgetSpent`] when a charge would pass the budget: nothing of the step is stored.
+    pub(super) async fn apply(
+        &mut self,
+        event: Event,
+        also: Batch,
+    ) -> Result<Option<Refusal>, PartyError> {
+        // The checks of a threshold key take their time.
+        let (machine, identity) = (self.machine.clone(), Arc::clone(&self.party.keys.identity));
+        let stepped = tokio::task::spawn_blocking(move || step(machine, &identity, event)).await;
+        let (next, outputs) = stepped.map_err(|_| EngineError::Interrupted)??;
         if let Some(refusal) = rejected(&outputs) {
             self.party.store.commit(self.log(Batch::new(), &outputs)).await?;
             self.party.report(&PartyEvent::Refused {
@@ -230,8 +284,33 @@ impl<'a> Run<'a> {
             });
             return Ok(Some(refusal));
         }
-        self.commit(next, self.log(also, &outputs)).await?;
+        let batch = self.log(also, &outputs);
+        let settled = self.party.ledgers.settle(&self.party.store, &outputs, batch).await;
+        let (batch, turn) = match settled {
+            Ok(settled) => settled,
+            Err(error) => return Err(self.unpaid(self.machine.next_round(), error).await?),
+        };
+        self.commit(next, batch).await?;
+        drop(turn);
         Ok(None)
+    }
+
+    /// Why a round is not charged; logged and reported when the budget is spent.
+    pub(super) async fn unpaid(
+        &self,
+        round: u32,
+        error: LedgerError,
+    ) -> Result<PartyError, PartyError> {
+        let refusal = match error {
+            LedgerError::Refused(refusal) => refusal,
+            LedgerError::Store(error) => return Err(error.into()),
+        };
+        let mut fact = Fact::job("budget.spent", refusal.detail.clone());
+        fact.round = Some(round);
+        let fact = log_line(&self.id, self.party.name.as_str(), &fact);
+        self.party.store.commit(Batch::new().fact(fact)).await?;
+        self.party.report(&PartyEvent::BudgetSpent { round, detail: refusal.detail.clone() });
+        Ok(refusal.into())
     }
 
     async fn commit(&mut self, next: PartyJob, batch: Batch) -> Result<(), PartyError> {
@@ -280,11 +359,11 @@ impl<'a> Run<'a> {
         let bulk = state_to_bulk(&ahead.model, (self.party.store.blobs(), &model_space)).await?;
         let mut batch = ahead.batch.put_record(BULK, &model_space, bulk.to_record());
         for round in before..ahead.machine.next_round() {
-            batch = batch.put_record(GARBAGE, &self.round_space(round), Vec::new()).put_record(
-                GARBAGE,
-                &self.model_space(round),
-                Vec::new(),
-            );
+            let spaces =
+                [self.round_space(round), self.model_space(round), self.share_space(round)];
+            for space in spaces {
+                batch = batch.put_record(GARBAGE, &space, Vec::new());
+            }
         }
         self.commit(ahead.machine, batch).await?;
         self.model = ahead.model;
@@ -396,172 +475,66 @@ impl<'a> Run<'a> {
         Ok(label)
     }
 
-    /// Does one piece of what the state waits for, if the attempt it belongs to is open; says
-    /// whether there may be more.
+    /// Does one piece of what the state waits for, a holder's part first; says whether there may be
+    /// more. What a round asks of a party waits until its attempt is open here.
     async fn work(
         &mut self,
-        trainer: Box<dyn LocalTraining>,
+        training: &mut Training,
         open: Option<Label>,
-    ) -> Result<(bool, Box<dyn LocalTraining>), PartyError> {
+    ) -> Result<bool, PartyError> {
         let entered = self.open.is_some_and(|(label, entered)| entered && Some(label) == open);
-        let output = self.machine.requests().into_iter().next().filter(|_| entered);
-        let busy = match output {
-            Some(Output::Work(PartyWork::Train { round, .. })) if self.sits_out != Some(round) => {
-                return Ok((true, self.train(trainer, round).await?));
-            }
-            Some(Output::Work(PartyWork::Seal { round, label, nonce, plaintext })) => {
-                self.seal(round, label, nonce, &plaintext).await?;
-                true
-            }
-            Some(Output::Send { message: Message::Submit(header), .. }) => {
-                self.submit(&header).await?
-            }
-            _ => false,
-        };
-        Ok((busy, trainer))
-    }
-
-    async fn train(
-        &mut self,
-        mut trainer: Box<dyn LocalTraining>,
-        round: u32,
-    ) -> Result<Box<dyn LocalTraining>, PartyError> {
-        let start = Instant::now();
-        let (manifest, model) = (Arc::clone(&self.manifest), Arc::clone(&self.model));
-        let work = tokio::task::spawn_blocking(move || {
-            let local = trainer.contribution(&manifest, round, &model)?;
-            let (spec, max_rows) = (manifest.payload(round)?, manifest.workload.max_rows());
-            let (ring, code) = (manifest.ring, &manifest.code);
-            let bytes = plaintext_bytes(&spec, ring, code, max_rows, local.rows, &local.body)?;
-            anyhow::Ok((trainer, Zeroizing::new(bytes)))
-        });
-        let done = work.await.map_err(|e| PartyError::Training(e.into()))?;
-        let (trainer, bytes) = done.map_err(PartyError::Training)?;
-        let space = self.round_space(round);
-        let bulk = secret_to_bulk(&bytes, (self.party.store.blobs(), &space)).await?;
-        drop(bytes);
-        let event = Event::Trained { round, plaintext: bulk_ref(&bulk) };
-        let root = bulk.info().root.to_string();
-        let (batch, this) = (keep(&space, &bulk), self.id.clone().into_bytes());
-        let batch = if self.party.allow_repeated_plaintexts {
-            batch.put_record(PLAINTEXT, &root, this)
-        } else {
-            batch.insert_new_record(PLAINTEXT, &root, this)
-        };
-        let applied = match self.apply(event, batch).await {
-            Err(PartyError::Store(StoreError::Exists { .. })) => {
-                return Err(self.repeated(round, &root).await?);
-            }
-            applied => applied?,
-        };
-        if let Some(refusal) = applied {
-            // Training that has converged here repeats its update to the bit. It stands behind a
-            // sum already, so it enters no second one: this party sits the round out.
-            let trains = self.manifest.workload.purpose(round) == Some(Purpose::Train);
-            if trains && refusal.code == Code::LabelReuse {
-                self.sits_out = Some(round);
-                return Ok(trainer);
-            }
-            return Err(refusal.into());
-        }
-        let ms = elapsed_ms(start);
-        self.party.report(&PartyEvent::Trained { round, ms });
-        Ok(trainer)
-    }
-
-    /// Why the plaintext `root` is not contributed; erases it. The round has no other stored bytes.
-    async fn repeated(&self, round: u32, root: &str) -> Result<PartyError, PartyError> {
-        let before = self.party.store.get_record(PLAINTEXT, root).await?;
-        let before = String::from_utf8(before.unwrap_or_default());
-        let before = before.map_err(|_| StoreError::BadNumber)?;
-        let note = format!("round {round}: the plaintext was given to job {before}");
-        let fact = Fact::job("plaintext.repeated", note);
-        let fact = log_line(&self.id, self.party.name.as_str(), &fact);
-        let batch =
-            Batch::new().fact(fact).put_record(GARBAGE, &self.round_space(round), Vec::new());
-        self.party.store.commit(batch).await?;
-        self.erase_garbage().await?;
-        Ok(PartyError::Repeated { round, before })
-    }
-
-    async fn seal(
-        &mut self,
-        round: u32,
-        label: Label,
-        nonce: Nonce,
-        plaintext: &BulkRef,
-    ) -> Result<(), PartyError> {
-        let start = Instant::now();
-        let me = self.machine.me().clone();
-        let shared = self.manifest.authorities.iter().map(|authority| {
-            let binding = KeyBinding {
-                tenant: self.manifest.tenant.as_str(),
-                authority: authority.name.as_str(),
-                party: me.party.as_str(),
-                authority_key: authority.exchange,
-                party_key: me.exchange,
-                epoch: me.epoch,
-            };
-            let shared = self.party.keys.identity.shared_key(&authority.exchange, &binding);
-            shared.map_err(|e| {
-                Refusal::new(Code::BadManifest, format!("authority {}: {e}", authority.name))
-            })
-        });
-        let keys = shared.collect::<Result<Vec<_>, _>>()?;
-        let context = sum_context(&self.manifest, None, round, label)?;
-        let (scheme, space) = (self.manifest.sum_scheme()?, self.round_space(round));
-        let blobs = self.party.store.blobs();
-        let plain = self.reader(&space, plaintext).await?;
-        let sealed = encrypt_to_bulk(scheme, context, keys, nonce, &plain, (blobs, &space));
-        let bulk = sealed.await?;
-        let event = Event::Sealed { label, ciphertext: bulk_ref(&bulk) };
-        self.apply(event, keep(&space, &bulk)).await?;
-        let (bytes, ms) = (bulk.info().len, elapsed_ms(start));
-        self.party.report(&PartyEvent::Sealed { round, bytes, ms });
-        Ok(())
-    }
-
-    /// Uploads the ciphertext and takes the receipt; says whether to try again at once.
-    async fn submit(&mut self, header: &Signed<SubmitHeader>) -> Result<bool, PartyError> {
-        let start = Instant::now();
-        let fields = header.peek()?;
-        let round = self.machine.next_round();
-        let reader = self.reader(&self.round_space(round), &fields.ciphertext).await?;
-        let (label, party) = (Hex32::from(fields.label), &fields.party);
-        let url = format!("{}/submissions/{label}/{party}", self.party.job_url(&self.job));
-        let wire = header.to_wire();
-        let sent = upload(self.party.http.client(), &url, &wire, &reader, &quick()).await;
-        let answer = match sent {
-            Ok(answer) => answer,
-            Err(error) => {
-                let error = CallError::of_bulk(AGGREGATOR, error)?;
-                if error.is_transient() {
-                    self.party.report(&PartyEvent::Waiting { why: error.to_string() });
-                    self.backoff.wait().await;
-                    return Ok(true);
+        for output in self.machine.requests() {
+            let more = match output {
+                Output::Work(PartyWork::Post(work)) => self.post(work).await?,
+                Output::Work(PartyWork::Share { round, label, members }) => {
+                    self.share(round, label, &members).await?
                 }
-                // Too late, or not wanted: the next attempt or result will tell.
-                self.ask_in().await?;
-                let detail = error.to_string();
-                let code = match error {
-                    CallError::Refused { problem, .. } => problem.code,
-                    _ => String::new(),
-                };
-                self.party.report(&PartyEvent::Refused { code, detail });
-                return Ok(false);
+                Output::Work(PartyWork::Train { round, .. }) if entered => {
+                    if self.sits_out != Some(round) {
+                        self.train(training, round).await?;
+                    }
+                    false
+                }
+                Output::Work(PartyWork::Seal { round, label, nonce, plaintext }) if entered => {
+                    self.seal(round, label, nonce, &plaintext).await?;
+                    true
+                }
+                Output::Send { message, .. } => match message {
+                    Message::KeyPost(_) => self.send_key_post(&message).await?,
+                    Message::Partial(partial, _) => self.send_partial(partial).await?,
+                    Message::ShareRefused(refused) => self.send_share_refused(refused).await?,
+                    Message::Submit(header) if entered => self.submit(&header).await?,
+                    _ => false,
+                },
+                _ => false,
+            };
+            if more {
+                return Ok(true);
             }
-        };
-        self.backoff.reset();
-        let Message::Receipt(receipt) = Message::from_wire(&answer)? else {
-            let why = "no receipt".to_owned();
-            return Err(CallError::BadAnswer { peer: AGGREGATOR.to_owned(), why }.into());
-        };
-        if let Some(refusal) = self.apply(Event::Receipt(receipt), Batch::new()).await? {
-            return Err(refusal.into());
         }
-        let bytes = fields.ciphertext.len + wire.len() as u64;
-        self.party.report(&PartyEvent::Receipt { round, bytes, ms: elapsed_ms(start) });
         Ok(false)
+    }
+
+    /// Sends one message to a route of this job, once.
+    pub(super) async fn tell(&mut self, route: &str, body: Vec<u8>) -> Result<Told, PartyError> {
+        let ask = Ask::post(format!("{}/{route}", self.party.job_url(&self.job)), body);
+        match self.party.http.once(AGGREGATOR, &ask, MAX_MESSAGE_BYTES).await {
+            Ok(_) => {
+                self.backoff.reset();
+                Ok(Told::Taken)
+            }
+            Err(CallError::Refused { problem, .. }) => {
+                let (code, detail) = (problem.code, problem.detail);
+                self.party.report(&PartyEvent::Refused { code, detail });
+                Ok(Told::Refused)
+            }
+            Err(error) if error.is_transient() => {
+                self.party.report(&PartyEvent::Waiting { why: error.to_string() });
+                self.backoff.wait().await;
+                Ok(Told::Later)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// All sums of a job of plain vectors.
@@ -592,7 +565,11 @@ impl<'a> Run<'a> {
     }
 
     /// A stored vector of this round.
-    async fn reader(&self, space: &str, vector: &BulkRef) -> Result<BulkReader, PartyError> {
+    pub(super) async fn reader(
+        &self,
+        space: &str,
+        vector: &BulkRef,
+    ) -> Result<BulkReader, PartyError> {
         self.stored(space, &format!("{space}/{}", vector.root)).await
     }
 
@@ -605,8 +582,13 @@ impl<'a> Run<'a> {
     }
 
     /// Plaintext and ciphertexts of a round.
-    fn round_space(&self, round: u32) -> String {
+    pub(super) fn round_space(&self, round: u32) -> String {
         format!("{}/round-{round}", self.id)
+    }
+
+    /// Replies and this holder's partial decryption of it.
+    pub(super) fn share_space(&self, round: u32) -> String {
+        format!("{}/share-{round}", self.id)
     }
 
     /// Its opened sum.
@@ -619,16 +601,22 @@ impl<'a> Run<'a> {
         format!("{}/model-{round}", self.id)
     }
 
-    /// Erases the namespace of the round under way, when the job is over.
+    /// Erases what belongs to the round under way, and the share of the key, when the job is over.
     async fn sweep(&self) -> Result<(), PartyError> {
-        let space = self.round_space(self.machine.next_round());
-        let batch = Batch::new().put_record(GARBAGE, &space, Vec::new());
+        let round = self.machine.next_round();
+        let mut batch = self.forget_key(Batch::new()).await?;
+        for space in [self.round_space(round), self.share_space(round)] {
+            batch = batch.put_record(GARBAGE, &space, Vec::new());
+        }
         self.party.store.commit(batch).await?;
+        if self.manifest.is_threshold() {
+            self.party.store.scrub().await?;
+        }
         self.erase_garbage().await
     }
 
     /// Erases what the last commits made garbage; what a crash leaves is erased by the next start.
-    async fn erase_garbage(&self) -> Result<(), PartyError> {
+    pub(super) async fn erase_garbage(&self) -> Result<(), PartyError> {
         let store = &self.party.store;
         for (space, _) in store.list_records(GARBAGE, &format!("{}/", self.id)).await? {
             store.blobs().delete_namespace(&space).await?;
@@ -643,8 +631,18 @@ impl<'a> Run<'a> {
 }
 
 /// The write that keeps a vector's leaf list.
-fn keep(space: &str, bulk: &Bulk) -> Batch {
+pub(super) fn keep(space: &str, bulk: &Bulk) -> Batch {
     Batch::new().put_record(BULK, &format!("{space}/{}", bulk.info().root), bulk.to_record())
+}
+
+fn step(
+    machine: PartyJob,
+    identity: &Identity,
+    event: Event,
+) -> Result<(PartyJob, Vec<PartyOutput>), Bug> {
+    let mut rng = os_rng();
+    let mut cx = Context { now_ms: now_ms(), identity, rng: &mut rng };
+    machine.handle(&mut cx, event)
 }
 
 fn rejected(outputs: &[PartyOutput]) -> Option<Refusal> {
@@ -654,7 +652,7 @@ fn rejected(outputs: &[PartyOutput]) -> Option<Refusal> {
     })
 }
 
-fn elapsed_ms(start: Instant) -> u64 {
+pub(super) fn elapsed_ms(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -66,7 +66,8 @@ pub(super) async fn run(args: KeyArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn open(dir: PathBuf) -> anyhow::Result<(Store, Name)> {
+/// The store of a stopped party, and its name.
+pub(super) async fn open(dir: PathBuf) -> anyhow::Result<(Store, Name)> {
     if !dir.join(DATABASE).is_file() {
         bail!("{} is no store of a party", dir.display());
     }

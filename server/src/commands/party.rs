@@ -1,17 +1,20 @@
-//! `quorate party`: one party on one CSV file.
+//! `quorate party`: one party on one CSV file, and what was spent of its privacy budget.
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use quorate_client::api::{Hex32, JobOutcome, JobStatus};
+use quorate_client::ledger::Ledgers;
 use quorate_client::party::{Party, PartyConfig, PartyEvent};
 use quorate_client::trainer::CsvTrainer;
 use quorate_protocols::job::Minima;
+use quorate_protocols::policy::Spent;
 use quorate_protocols::wire::Name;
 
+use super::key::open;
 use crate::http::serve::signals;
 
 /// How often the list of jobs is read while there is none to join.
@@ -19,7 +22,33 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Arguments of `quorate party`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct PartyArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    part: Option<Part>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Print what jobs have spent of the privacy budget of this party's data.
+    Budget {
+        /// Folder of the party's store.
+        #[arg(long, value_name = "DIR")]
+        store: PathBuf,
+        /// delta at which epsilon is stated.
+        #[arg(long, default_value_t = 1e-6)]
+        delta: f64,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// How to take part in a job.
+#[derive(Debug, Args)]
+struct Part {
     /// Its id, as rosters name it.
     #[arg(long)]
     name: String,
@@ -54,6 +83,16 @@ pub(super) struct PartyArgs {
     /// that differ in this party, can compute it.
     #[arg(long)]
     allow_repeats: bool,
+    /// Most epsilon that all jobs together may spend on this party's data, at the delta of each job.
+    #[arg(long, value_name = "EPSILON")]
+    max_epsilon: Option<f64>,
+    /// Account of this data, if the store serves several data sets; one account for all by default.
+    #[arg(long, value_name = "NAME")]
+    data_set: Option<String>,
+    /// Draw the noise from this seed, so that another process can repeat the sums. INSECURE: whoever
+    /// knows the seed takes this party's noise away; for demonstrations only.
+    #[arg(long, value_name = "HEX")]
+    insecure_noise_seed: Option<Hex32>,
     /// How long an unreachable service is tried again, in seconds.
     #[arg(long, default_value_t = 600)]
     patience: u64,
@@ -62,19 +101,47 @@ pub(super) struct PartyArgs {
     json: bool,
 }
 
-/// Takes part in one job until it ends; stops cleanly on SIGTERM and SIGINT, to be started again.
+/// Takes part in one job until it ends, or prints the budget. A party stops cleanly on SIGTERM and
+/// SIGINT, to be started again.
 ///
 /// # Errors
 /// What kept the party from finishing.
 pub(super) async fn run(args: PartyArgs) -> anyhow::Result<()> {
+    if let Some(Action::Budget { store, delta, json }) = args.action {
+        return budget(store, delta, json).await;
+    }
+    let part = args.part.context("say which party takes part: --name, --store, --data")?;
     tokio::select! {
-        done = take_part(args) => done,
+        done = take_part(part) => done,
         // Training may hold a thread for long; all that counts is stored already.
         () = signals()? => std::process::exit(0),
     }
 }
 
-async fn take_part(args: PartyArgs) -> anyhow::Result<()> {
+/// Prints what was spent, one line per data set.
+async fn budget(dir: PathBuf, delta: f64, json: bool) -> anyhow::Result<()> {
+    if !(delta > 0.0 && delta <= 0.5) {
+        bail!("delta is {delta}; it must be positive and at most 0.5");
+    }
+    let (store, name) = open(dir).await?;
+    let spent = Ledgers::spent(&store, delta).await?;
+    if json {
+        say!("{}", serde_json::json!({ "party": name, "spent": spent }));
+        return Ok(());
+    }
+    if spent.is_empty() {
+        say!("{name}: nothing was spent");
+    }
+    for Spent { data_set, rounds, rho, delta, zcdp, exact } in spent {
+        let exact = exact.map_or(String::new(), |exact| format!(", exact {exact:.4}"));
+        say!(
+            "{data_set}: {rounds} rounds, rho {rho:.6}, epsilon {zcdp:.4}{exact} at delta {delta:e}"
+        );
+    }
+    Ok(())
+}
+
+async fn take_part(args: Part) -> anyhow::Result<()> {
     if !args.data.is_file() {
         bail!("there is no file {}", args.data.display());
     }
@@ -83,6 +150,9 @@ async fn take_part(args: PartyArgs) -> anyhow::Result<()> {
     config.tenant = args.tenant.as_deref().map(Name::new).transpose()?;
     config.authorities = args.authorities;
     config.allow_repeated_plaintexts = args.allow_repeats;
+    config.max_epsilon = args.max_epsilon;
+    config.data_set = args.data_set.as_deref().map(Name::new).transpose()?;
+    config.noise_seed = args.insecure_noise_seed.map(|seed| seed.0);
     config.patience = Duration::from_secs(args.patience);
     config.minima =
         Minima { k_min: args.min_k, colluders: args.min_colluders, ..Minima::default() };
@@ -150,6 +220,19 @@ fn line(event: &PartyEvent) -> String {
         }
         PartyEvent::Receipt { round, bytes, ms } => {
             format!("round {round}: {bytes} bytes submitted in {ms} ms, receipt checked")
+        }
+        PartyEvent::KeyAccepted { key, holder } => {
+            let share = if *holder { ", we hold a share of it" } else { "" };
+            format!("threshold key {key}: complete{share}")
+        }
+        PartyEvent::KeyPosted { step, ms } => {
+            format!("threshold key: step {step} made in {ms} ms")
+        }
+        PartyEvent::Shared { round, members, bytes, ms } => format!(
+            "round {round}: partial decryption of {members} replies, {bytes} bytes, in {ms} ms"
+        ),
+        PartyEvent::BudgetSpent { round, detail } => {
+            format!("round {round}: the privacy budget is spent, nothing was sent: {detail}")
         }
         PartyEvent::Result { round, members, included, rows, loss, .. } => {
             let rows = rows.map_or(String::new(), |rows| format!(", {rows} rows"));
