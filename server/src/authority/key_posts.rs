@@ -6,22 +6,24 @@
 //! that stores the last round's partial decryption. Of a job that ends before, the secret stays in
 //! the store: erase the store's folder once none of its jobs is to go on.
 
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use quorate_client::engine::os_rng;
+use quorate_client::engine::{self, EngineError};
 use quorate_client::store::Batch;
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::secret::Secret;
+use quorate_crypto::sum::SchemeError;
 use quorate_crypto::threshold::{AUTHORITY, KeySecret};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::machine::Output;
 use quorate_protocols::refusal::{Code, Refusal};
-use quorate_protocols::round::authority::{AuthorityWork, Event};
-use quorate_protocols::round::keying::{JobKey, Keying, PostWork};
+use quorate_protocols::round::authority::{AuthorityJob, AuthorityWork, Event};
+use quorate_protocols::round::keying::{JobKey, PostWork};
 use quorate_protocols::round::messages::{KeyTranscript, Message};
-use rand_core::Rng as _;
 
 use super::turn::Turn;
 use super::{Authority, Shared};
@@ -85,26 +87,25 @@ async fn ask(
 }
 
 async fn make(authority: &Authority, job: Hash, work: PostWork) -> Result<Message, Problem> {
-    let manifest = authority.driver.read(&job, |machine| machine.manifest().clone()).await?;
-    let keying = Keying::read(&manifest, &work.transcript)?;
-    let (call, number, step) = (keying.call().hash(), keying.call().number, work.step);
+    let manifest = |machine: &AuthorityJob| Arc::new(machine.manifest().clone());
+    let manifest = authority.driver.read(&job, manifest).await?;
+    let call = work.transcript.call.peek()?;
+    let (number, call, step) = (call.number, work.transcript.call.hash(), work.step);
     let name = secret_key(&job, number);
     let store = authority.driver.store();
     let before = Secret::new(store.get_record(SECRET, &name).await?.unwrap_or_default());
     let identity = authority.driver.shared_identity();
-    let scheme = manifest.threshold_scheme()?;
     tracing::info!(%job, call = number, step, "making this authority's post to the key");
-    let posting = tokio::task::spawn_blocking(move || {
-        let mut seed = Secret::new([0; 32]);
-        os_rng().fill_bytes(seed.expose_mut());
-        keying.with_setup(&manifest, |setup, posts| {
-            let me = (AUTHORITY, &*identity);
-            scheme.key_post(setup, usize::from(step), me, &before, posts, &seed)
-        })
-    });
-    let (bytes, secret) = with_progress(job, posting).await?.map_err(|error| {
-        Refusal::new(Code::BadKey, format!("the posts leave no way on: {error}"))
-    })?;
+    let making = engine::key_post(&manifest, work, &identity, before);
+    let (bytes, secret) = match with_progress(job, making).await {
+        Ok(made) => made,
+        Err(EngineError::Scheme(error @ SchemeError::Key(_))) => {
+            let refusal = Refusal::new(Code::BadKey, error.to_string());
+            authority.driver.log_refusal(&job, &refusal).await?;
+            return Err(refusal.into());
+        }
+        Err(error) => return Err(Problem::internal(&error)),
+    };
     tracing::info!(%job, call = number, step, "the post is made");
     let earlier = store.list_records(SECRET, &format!("{job}/")).await?;
     let parties = authority.parties();
@@ -137,11 +138,12 @@ async fn make(authority: &Authority, job: Hash, work: PostWork) -> Result<Messag
 }
 
 /// Waits for a long computation and says now and then that it goes on.
-async fn with_progress<T>(job: Hash, mut task: tokio::task::JoinHandle<T>) -> Result<T, Failure> {
+async fn with_progress<T>(job: Hash, work: impl Future<Output = T>) -> T {
     let begun = tokio::time::Instant::now();
+    let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
-            done = &mut task => return done.map_err(|_| Failure::Interrupted),
+            done = &mut work => return done,
             () = tokio::time::sleep(PROGRESS) => {
                 let seconds = begun.elapsed().as_secs();
                 tracing::info!(%job, seconds, "still making the post to the key");
@@ -154,23 +156,17 @@ async fn with_progress<T>(job: Hash, mut task: tokio::task::JoinHandle<T>) -> Re
 pub(super) async fn share(
     authority: &Authority,
     job: &Hash,
-    manifest: &Manifest,
+    manifest: &Arc<Manifest>,
     key: &JobKey,
 ) -> Result<KeySecret, Problem> {
     let name = secret_key(job, key.keying().call().number);
     let record = authority.driver.store().get_record(SECRET, &name).await?;
     let secret =
         Secret::new(record.ok_or_else(|| Problem::internal(&"the key's secret is not stored"))?);
-    let (manifest, keying) = (manifest.clone(), key.keying().clone());
     let identity = authority.driver.shared_identity();
-    let scheme = manifest.threshold_scheme()?;
-    let share = tokio::task::spawn_blocking(move || {
-        keying.with_setup(&manifest, |setup, posts| {
-            scheme.key_share(setup, (AUTHORITY, &*identity), &secret, posts)
-        })
-    });
-    let share = share.await.map_err(|_| Failure::Interrupted)?;
-    share.map_err(|error| Problem::internal(&error))
+    engine::key_share(manifest, key, AUTHORITY, &identity, secret)
+        .await
+        .map_err(|error| Problem::internal(&error))
 }
 
 /// Writes that erase what the keys of a job left secret, once its last answer is stored.

@@ -2,6 +2,8 @@
 //! key's bytes under `/keys/{label}`. In a threshold job the functional key is this authority's
 //! partial decryption of the sum.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use quorate_client::bulk::{Bulk, BulkReader};
@@ -78,7 +80,8 @@ async fn ask(
 }
 
 async fn compute(authority: &Authority, job: Hash, work: ComputeKey) -> Result<Message, Problem> {
-    let look = |machine: &AuthorityJob| (machine.manifest().clone(), machine.job_key().cloned());
+    let look =
+        |machine: &AuthorityJob| (Arc::new(machine.manifest().clone()), machine.job_key().cloned());
     let (manifest, threshold_key) = authority.driver.read(&job, look).await?;
     let store = authority.driver.store();
     let space = namespace(&job, &work.label);

@@ -1,12 +1,14 @@
 //! This authority's partial decryption of a threshold job's sum: the replies of the frozen set are
 //! fetched from the operator's aggregator, checked one by one, and only then added up.
 
+use std::sync::Arc;
+
 use quorate_client::bulk::{Bulk, BulkError, BulkReader, Transfer, download};
-use quorate_client::engine::{EngineError, bulk_info, partial_to_bulk, sum_context};
+use quorate_client::engine::{bulk_info, partial_to_bulk, reply_fault, sum_context};
 use quorate_client::store::Blobs;
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_protocols::job::Manifest;
-use quorate_protocols::refusal::{Code, Culprit, Refusal};
+use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::authority::{ComputeKey, KeyMember};
 use quorate_protocols::round::keying::JobKey;
 use quorate_protocols::round::{STEP_KEY, STEP_SUBMIT};
@@ -19,7 +21,7 @@ use crate::http::Problem;
 pub(super) async fn compute(
     authority: &Authority,
     job: &Hash,
-    (manifest, key): (&Manifest, &JobKey),
+    (manifest, key): (&Arc<Manifest>, &JobKey),
     work: &ComputeKey,
     output: (&Blobs, &str),
 ) -> Result<Bulk, Problem> {
@@ -35,16 +37,12 @@ pub(super) async fn compute(
         partial_to_bulk(scheme, context, STEP_KEY, me, &work.members, &replies, output).await;
     match made {
         Ok(partial) => Ok(partial),
-        Err(EngineError::Message { index, error }) => {
-            let member = work.members.get(index).map(|member| member.party.clone());
-            let named = member.as_ref().map_or("a member", |party| party.as_str());
+        Err(error) => {
             let refusal =
-                Refusal::new(Code::BadCiphertext, format!("the reply of {named}: {error}"));
-            let refusal = member.map(Culprit::Party).into_iter().fold(refusal, Refusal::blaming);
+                reply_fault(error, &work.members).map_err(|error| Problem::internal(&error))?;
             authority.driver.log_refusal(job, &refusal).await?;
             Err(refusal.into())
         }
-        Err(error) => Err(Problem::internal(&error)),
     }
 }
 
