@@ -191,6 +191,23 @@ impl World {
         Ok(Self { authorities, aggregator, dir })
     }
 
+    /// The folder of an authority's store.
+    pub(crate) fn authority_folder(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("a{index}"))
+    }
+
+    /// Names of the records of a kind in an authority's store. The authority is stopped for good.
+    pub(crate) async fn records(mut self, index: usize, kind: &str) -> Result<Vec<String>> {
+        let service = &mut self.authorities[index];
+        service.task.abort();
+        let _ = (&mut service.task).await;
+        unlocked(&service.store).await?;
+        let store = Store::open(&service.store).await?;
+        let records = store.list_records(kind, "").await?;
+        store.close().await;
+        Ok(records.into_iter().map(|(name, _)| name).collect())
+    }
+
     /// The folder of the aggregator's chunks.
     pub(crate) fn aggregator_blobs(&self) -> PathBuf {
         self.dir.path().join("aggregator/blobs")

@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::authorities::{Answered, FIRST_DELAY, MAX_DELAY};
 use super::shares::PARTIAL;
 use super::submissions::UPLOAD;
-use super::{Aggregator, Shared, key_space, opening, uploads_space};
+use super::{Aggregator, Shared, key_space, opening, states, uploads_space};
 use crate::driver::Failure;
 use crate::routes;
 
@@ -241,10 +241,10 @@ async fn sweep(aggregator: &Aggregator, job: &Hash) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Erases all ciphertexts, keys and shares of a job that is over; its sums stay.
+/// Erases all ciphertexts, keys, shares and states of a job that is over; its sums stay.
 async fn erase(aggregator: &Aggregator, job: &Hash) -> Result<(), Failure> {
     let blobs = aggregator.driver.store().blobs();
     blobs.delete_namespace(&format!("{job}/up")).await?;
     blobs.delete_namespace(&format!("{job}/keys")).await?;
-    Ok(())
+    Ok(states::forget(aggregator.driver.store(), job).await?)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use quorate_client::bulk::{Bulk, BulkReader};
 use quorate_client::engine::{state_from_bulk, state_to_bulk};
-use quorate_client::store::{Batch, Store};
+use quorate_client::store::{Batch, Store, StoreError};
 use quorate_crypto::merkle::Hash;
 use quorate_protocols::job::Manifest;
 use quorate_protocols::model::ModelState;
@@ -54,6 +54,18 @@ pub(super) async fn keep(
     };
     store.blobs().delete_namespace(&state_space(job, old)).await?;
     Ok(batch.del_record(STATE, &record_key(job, old)))
+}
+
+/// Erases the states of a job that is over: its model follows from its sums.
+pub(super) async fn forget(store: &Store, job: &Hash) -> Result<(), StoreError> {
+    let mut batch = Batch::new();
+    for (key, _) in store.list_records(STATE, &format!("{job}/")).await? {
+        batch = batch.del_record(STATE, &key);
+    }
+    if !batch.is_empty() {
+        store.commit(batch).await?;
+    }
+    store.blobs().delete_namespace(&format!("{job}/states")).await
 }
 
 /// Plain sums have no model.

@@ -196,3 +196,37 @@ fn outcome_text(outcome: &JobOutcome) -> String {
         JobOutcome::Failed { code, detail } => format!("failed with {code}: {detail}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_crypto::keys::{ExchangeKey, VerifyKey};
+    use quorate_protocols::job::{AuthorityKey, Manifest};
+    use quorate_protocols::wire::Name;
+
+    use super::*;
+
+    fn manifest(text: &str) -> Manifest {
+        let spec: JobSpec = toml::from_str(text).unwrap();
+        let authority = AuthorityKey {
+            name: Name::new("a").unwrap(),
+            epoch: 0,
+            verify: VerifyKey([1; 32]),
+            exchange: ExchangeKey([1; 32]),
+        };
+        let tenant = Name::new("t").unwrap();
+        spec.into_manifest(tenant, VerifyKey([9; 32]), vec![authority], [7; 16]).unwrap()
+    }
+
+    #[test]
+    fn the_examples_are_jobs() {
+        manifest(include_str!("../../../docs/examples/sum.toml"));
+        manifest(include_str!("../../../docs/examples/train.toml"));
+        let threshold = manifest(include_str!("../../../docs/examples/threshold.toml"));
+        let spec = threshold.threshold.unwrap();
+        assert_eq!((spec.holders, spec.threshold, threshold.noise_divisor()), (4, 3, 2));
+        let noise = threshold.privacy.noise().unwrap();
+        assert!(noise.epsilon_of(1) <= 2.0 && noise.epsilon_of(1) > 1.999_999);
+        let private = manifest(include_str!("../../../docs/examples/private.toml"));
+        assert_eq!(private.privacy.noise().unwrap().multiplier, 8.0);
+    }
+}
