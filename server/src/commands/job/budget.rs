@@ -1,7 +1,7 @@
 //! `quorate job budget`: what a job's noise costs, and what its data set has left at an authority.
 
 use anyhow::{bail, ensure};
-use quorate_client::api::JobStatus;
+use quorate_client::api::{AuthorityInfo, JobStatus};
 use quorate_crypto::dp::account::{epsilon_gaussian, epsilon_zcdp};
 use quorate_crypto::merkle::Hash;
 use quorate_protocols::job::{JobPackage, Manifest};
@@ -57,6 +57,12 @@ pub(super) async fn budget(
     let Some(noise) = manifest.privacy.noise() else {
         bail!("this job adds no noise: its sums are exact and have no budget");
     };
+    let info: AuthorityInfo = authority.json("/v1/authority").await?;
+    ensure!(
+        manifest.authorities.contains(&info.key()),
+        "{} keeps no account of this job: its authorities are others (--authority)",
+        info.name
+    );
     let all: Vec<Spent> = authority.json(&format!("/v1/budget?delta={:e}", noise.delta)).await?;
     let spent = all.into_iter().find(|spent| spent.data_set == noise.data_set);
     let budget = account(&manifest, noise, spent);
