@@ -4,8 +4,9 @@
 //! |---|---|---|
 //! | authority | `GET /v1/authority` | [`AuthorityInfo`], JSON |
 //! | authority | `POST /v1/enrollments` | postcard `EnrollRequest` -> postcard `Signed<Enrolled>` |
-//! | authority | `POST /v1/jobs`, `/v1/jobs/{job}/promises`, `/keys`, `/tombstones` | `Message` -> `Message` |
+//! | authority | `POST /v1/jobs`, `/v1/jobs/{job}/promises`, `/keys`, `/key-posts`, `/tombstones` | `Message` -> `Message` |
 //! | authority | `GET /v1/jobs/{job}/keys/{label}/leaves`, `/chunks/{i}` | raw |
+//! | authority | `GET /v1/budget` | [`BudgetQuery`] -> list of [`Spent`], JSON |
 //! | aggregator | `GET /v1/aggregator` | [`AggregatorInfo`], JSON |
 //! | aggregator | `POST /v1/jobs` | [`JobSpec`] -> 201 [`JobCreated`], JSON |
 //! | aggregator | `GET /v1/jobs`, `GET` and `DELETE /v1/jobs/{job}` | [`JobStatus`], JSON |
@@ -14,13 +15,19 @@
 //! | aggregator | `GET /v1/jobs/{job}/view` | [`ViewQuery`] -> postcard [`PartyView`] |
 //! | aggregator | `POST B` = `/v1/jobs/{job}/submissions/{label}/{party}` | [`bulk::Opening`] -> [`bulk::Missing`] |
 //! | aggregator | `PUT B/chunks/{i}`, `GET B/missing`, `POST B/complete` | raw; [`bulk::Missing`]; `Message::Receipt` |
+//! | aggregator | `GET B/leaves`, `GET B/chunks/{i}`, once the set is frozen, in threshold jobs | raw |
+//! | aggregator | `POST /v1/jobs/{job}/key-posts` | `Message::KeyPost` -> 204 |
+//! | aggregator | `POST /v1/jobs/{job}/shares` | `Message::Partial` or `Message::ShareRefused` -> 204 |
 //! | aggregator | `GET /v1/jobs/{job}/results/{round}/leaves`, `/chunks/{i}` | raw |
 //! | aggregator | `GET /v1/jobs/{job}/frozen`, `/report` | [`FrozenRound`] and [`RoundReport`] lists, JSON |
 //!
 //! A refusal is a [`ProblemBody`]. Job ids, labels and keys are lower-case hex of 32 bytes.
 //!
+//! [`Spent`]: quorate_protocols::policy::Spent
 //! [`bulk::Opening`]: crate::bulk::Opening
 //! [`bulk::Missing`]: crate::bulk::Missing
+
+mod tables;
 
 use core::fmt;
 use core::str::FromStr;
@@ -29,7 +36,7 @@ use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::{ExchangeKey, VerifyKey};
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::schemes;
-use quorate_crypto::sum::{Label, PadSuite, Ring};
+use quorate_crypto::sum::{Family, Label, PadSuite, Ring};
 use quorate_protocols::job::{AuthorityKey, Deadlines, MANIFEST_VERSION, Manifest, Privacy};
 use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::aggregator::{Outcome, Status};
@@ -40,6 +47,8 @@ use quorate_protocols::workload::{
 };
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use tables::{BudgetQuery, PrivacyTable, ThresholdTable};
 
 /// Longest JSON body read, in bytes.
 pub const MAX_JSON_BYTES: usize = 4 << 20;
@@ -296,6 +305,28 @@ impl From<&Workload> for WorkloadKind {
     }
 }
 
+/// Key and shares of a threshold job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThresholdStatus {
+    /// N, parties that hold a share of the key.
+    pub holders: u32,
+    /// T, holders needed to open.
+    pub needed: u32,
+    /// Id of the key, once it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Hex32>,
+    /// Calls for a key so far.
+    pub key_calls: u16,
+    /// While a key is made: whose posts are missing.
+    pub key_waits_for: Vec<Name>,
+    /// Holders asked for a share of the round that is being opened.
+    pub asked: Vec<Name>,
+    /// Holders whose share is here.
+    pub held: Vec<Name>,
+    /// Holders passed over: their share was wrong, or they refused.
+    pub passed_over: Vec<Name>,
+}
+
 /// The state of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStatus {
@@ -323,6 +354,9 @@ pub struct JobStatus {
     pub joined: Vec<Name>,
     /// Parties whose submissions of the current attempt are complete.
     pub submitted: Vec<Name>,
+    /// Key and shares of a threshold job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<ThresholdStatus>,
     /// Set at the end.
     pub outcome: Option<JobOutcome>,
 }
@@ -345,6 +379,16 @@ impl JobStatus {
             floor: manifest.floor(),
             joined: status.joined.clone(),
             submitted: status.submitted.clone(),
+            threshold: manifest.threshold.map(|spec| ThresholdStatus {
+                holders: spec.holders,
+                needed: spec.threshold,
+                key: status.holding.key.map(Into::into),
+                key_calls: status.holding.key_calls,
+                key_waits_for: status.holding.key_waits_for.clone(),
+                asked: status.holding.asked.clone(),
+                held: status.holding.held.clone(),
+                passed_over: status.holding.passed_over.clone(),
+            }),
             outcome: status.outcome.as_ref().map(Into::into),
         }
     }
@@ -448,9 +492,12 @@ pub struct JobSpec {
     /// Attempts of one round before the job fails.
     #[serde(default = "defaults::max_attempts")]
     pub max_attempts: u16,
-    /// Differential privacy; refused by this version, rather than ignored.
+    /// Differential privacy; without it the opened sums are exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub privacy: Option<serde_json::Value>,
+    pub privacy: Option<PrivacyTable>,
+    /// Key holders, with a threshold scheme; its defaults if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<ThresholdTable>,
     /// Sums of integer vectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sum: Option<SumTable>,
@@ -577,6 +624,7 @@ impl JobSpec {
             key_seconds: defaults::key_seconds(),
             max_attempts: defaults::max_attempts(),
             privacy: None,
+            threshold: None,
             sum: None,
             train: None,
         }
@@ -594,11 +642,6 @@ impl JobSpec {
         salt: [u8; 16],
     ) -> Result<Manifest, Refusal> {
         let bad = |why: String| Refusal::new(Code::BadManifest, why);
-        if self.privacy.is_some() {
-            return Err(bad("[privacy]: this version opens exact sums and adds no noise; \
-                            remove the table, or wait for a version that has it"
-                .to_owned()));
-        }
         let workload = match (self.sum, self.train) {
             (Some(table), None) => {
                 Workload::Sum { dim: table.dim, rounds: table.rounds, max_abs: table.max_abs }
@@ -633,6 +676,36 @@ impl JobSpec {
             other => return Err(bad(format!("ring is {other}, allowed are 32 and 64"))),
         };
         authorities.sort_by(|a, b| a.name.cmp(&b.name));
+        let info = scheme.info();
+        let (protocol, threshold) = match (info.family, self.threshold) {
+            (Family::Threshold, table) => {
+                if let [_, _, ..] = authorities.as_slice() {
+                    return Err(bad(format!(
+                        "scheme {} opens with one authority, and this aggregator works with {}: \
+                         create the job at an aggregator with one",
+                        info.name,
+                        authorities.len()
+                    )));
+                }
+                let floor = self.quorum.max(self.k_min.saturating_add(self.colluders));
+                let spec = table.unwrap_or_default().into_spec(floor, self.colluders);
+                (quorate_protocols::threshold::PROTOCOL_ID, Some(spec))
+            }
+            (_, Some(_)) => {
+                let schemes = served().filter(|scheme| scheme.info().family == Family::Threshold);
+                let names: Vec<&str> = schemes.map(|scheme| scheme.info().name).collect();
+                return Err(bad(format!(
+                    "[threshold]: scheme {} has no key holders; remove the table or choose one of: {}",
+                    info.name,
+                    names.join(", ")
+                )));
+            }
+            (_, None) => (quorate_protocols::hybrid_alpha::PROTOCOL_ID, None),
+        };
+        let privacy = match self.privacy {
+            Some(table) => Privacy::Noise(table.into_noise(workload.rounds())?),
+            None => Privacy::None,
+        };
         let manifest = Manifest {
             version: MANIFEST_VERSION,
             tenant,
@@ -640,8 +713,8 @@ impl JobSpec {
             salt,
             aggregator,
             authorities,
-            protocol: quorate_protocols::hybrid_alpha::PROTOCOL_ID,
-            scheme: scheme.info().id,
+            protocol,
+            scheme: info.id,
             suite,
             ring,
             code: FixedPoint { frac_bits: self.frac_bits, clip: self.clip },
@@ -649,8 +722,8 @@ impl JobSpec {
             quorum: self.quorum,
             k_min: self.k_min,
             colluders: self.colluders,
-            threshold: None,
-            privacy: Privacy::None,
+            threshold,
+            privacy,
             verified_sum: false,
             deadlines: Deadlines {
                 collect_ms: millis("collect_seconds", self.collect_seconds)?,

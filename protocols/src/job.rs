@@ -16,13 +16,16 @@ use crate::policy::noise::{self, word_room};
 use crate::policy::{Charge, MAX_NOISED_ROUNDS, NoiseSpec};
 use crate::postcard_body;
 use crate::refusal::{Code, Refusal};
-use crate::wire::{Name, Signed, Verified, encode};
+use crate::round::STEP_PARTIAL;
+use crate::wire::{MAX_MESSAGE_BYTES, Name, Signed, Verified, encode};
 use crate::workload::Workload;
 
 /// Version of manifests this build writes and reads.
 pub const MANIFEST_VERSION: u16 = 2;
 /// Most authorities of one job.
 pub const MAX_AUTHORITIES: usize = 4;
+/// Most bytes of a holder's partial decryption, which travels in one message.
+const MAX_PARTIAL_BYTES: u64 = MAX_MESSAGE_BYTES as u64 - (64 << 10);
 /// Most parties of one round.
 pub const MAX_PARTIES: u32 = 1024;
 
@@ -312,6 +315,9 @@ impl Manifest {
                 .check(&self.shape(round)?)
                 .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
             self.step_bytes(round, 0)?;
+            if self.is_threshold() && self.step_bytes(round, STEP_PARTIAL)? > MAX_PARTIAL_BYTES {
+                return bad("a partial decryption would pass 4 MiB: sum fewer values".into());
+            }
         }
         Ok(())
     }

@@ -155,6 +155,12 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
         &self.keys.identity
     }
 
+    /// The same, for a task.
+    #[must_use]
+    pub fn shared_identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.keys.identity)
+    }
+
     /// Epoch of those keys.
     #[must_use]
     pub const fn epoch(&self) -> u32 {

@@ -31,8 +31,17 @@ pub(crate) fn name(text: &str) -> Name {
 /// What a service is started from.
 #[derive(Clone)]
 enum Role {
-    Authority(Name, Minima),
+    Authority(Authority),
     Aggregator(Vec<String>),
+}
+
+/// Settings of an authority that tests choose.
+#[derive(Clone)]
+struct Authority {
+    name: Name,
+    minima: Minima,
+    max_epsilon: Option<f64>,
+    aggregator: Option<String>,
 }
 
 /// A running service.
@@ -44,18 +53,18 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    async fn start(role: Role, store: PathBuf, addr: SocketAddr) -> Result<Self> {
-        unlocked(&store).await?;
-        let listener = TcpListener::bind(addr).await?;
+    async fn start(role: Role, store: PathBuf, listener: TcpListener) -> Result<Self> {
         let addr = listener.local_addr()?;
         let (limits, tenant) = (aggregator::limits(), name("t"));
         let task = match role.clone() {
-            Role::Authority(id, minima) => {
+            Role::Authority(settings) => {
                 let config = authority::Config {
-                    name: id,
+                    name: settings.name,
                     tenant,
                     store: store.clone(),
-                    minima,
+                    minima: settings.minima,
+                    aggregator: settings.aggregator,
+                    max_epsilon: settings.max_epsilon,
                     access: Access::Loopback,
                     limits: Limits::default(),
                 };
@@ -87,7 +96,9 @@ impl Service {
     pub(crate) async fn restart(&mut self) -> Result<()> {
         self.task.abort();
         let _ = (&mut self.task).await;
-        *self = Self::start(self.role.clone(), self.store.clone(), self.addr).await?;
+        unlocked(&self.store).await?;
+        let listener = TcpListener::bind(self.addr).await?;
+        *self = Self::start(self.role.clone(), self.store.clone(), listener).await?;
         wait_ready(&self.url()).await
     }
 }
@@ -143,18 +154,58 @@ impl World {
     }
 
     pub(crate) async fn with(minima: &[Minima]) -> Result<Self> {
+        Self::of(minima, None, true).await
+    }
+
+    /// One authority, as threshold jobs have it, with its own limit on what a data set may spend.
+    pub(crate) async fn one(max_epsilon: Option<f64>) -> Result<Self> {
+        Self::of(&[Minima::default()], max_epsilon, true).await
+    }
+
+    /// One authority that was not told where its aggregator is.
+    pub(crate) async fn one_alone() -> Result<Self> {
+        Self::of(&[Minima::default()], None, false).await
+    }
+
+    async fn of(minima: &[Minima], max_epsilon: Option<f64>, told: bool) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let any: SocketAddr = "127.0.0.1:0".parse()?;
+        // Each has to know the other's address before it starts.
+        let listener = TcpListener::bind(any).await?;
+        let url = format!("http://{}", listener.local_addr()?);
         let mut authorities = Vec::new();
         for (index, minima) in minima.iter().enumerate() {
             let id = format!("a{index}");
-            let role = Role::Authority(name(&id), minima.clone());
-            authorities.push(Service::start(role, dir.path().join(&id), any).await?);
+            let role = Role::Authority(Authority {
+                name: name(&id),
+                minima: minima.clone(),
+                max_epsilon,
+                aggregator: told.then(|| url.clone()),
+            });
+            let listener = TcpListener::bind(any).await?;
+            authorities.push(Service::start(role, dir.path().join(&id), listener).await?);
         }
         let role = Role::Aggregator(authorities.iter().map(Service::url).collect());
-        let aggregator = Service::start(role, dir.path().join("aggregator"), any).await?;
+        let aggregator = Service::start(role, dir.path().join("aggregator"), listener).await?;
         wait_ready(&aggregator.url()).await?;
         Ok(Self { authorities, aggregator, dir })
+    }
+
+    /// The folder of an authority's store.
+    pub(crate) fn authority_folder(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("a{index}"))
+    }
+
+    /// Names of the records of a kind in an authority's store. The authority is stopped for good.
+    pub(crate) async fn records(mut self, index: usize, kind: &str) -> Result<Vec<String>> {
+        let service = &mut self.authorities[index];
+        service.task.abort();
+        let _ = (&mut service.task).await;
+        unlocked(&service.store).await?;
+        let store = Store::open(&service.store).await?;
+        let records = store.list_records(kind, "").await?;
+        store.close().await;
+        Ok(records.into_iter().map(|(name, _)| name).collect())
     }
 
     /// The folder of the aggregator's chunks.

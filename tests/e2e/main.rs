@@ -1,7 +1,10 @@
 //! Services in this process, on loopback, with the SDK's parties and with hostile peers.
 
+mod budget;
 mod harness;
 mod hostile;
 mod jobs;
 mod restart;
+mod threshold;
+mod threshold_lies;
 mod uploads;

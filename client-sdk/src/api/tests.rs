@@ -1,3 +1,5 @@
+use quorate_protocols::policy::{Mechanism, NoiseSpec, Unit};
+
 use super::*;
 
 fn spec() -> serde_json::Value {
@@ -28,11 +30,52 @@ fn a_short_spec_becomes_a_checked_manifest() {
     assert_eq!(manifest.deadlines.grace_ms, 5000);
 }
 
+fn privacy(epsilon: f64, delta: f64) -> serde_json::Value {
+    serde_json::json!({"epsilon": epsilon, "delta": delta, "clip": 10, "data_set": "d"})
+}
+
+#[test]
+fn without_a_multiplier_the_least_that_fits_all_rounds_is_taken() {
+    let mut value = spec();
+    value["sum"]["rounds"] = 10.into();
+    value["privacy"] = privacy(2.0, 1e-6);
+    let noise = manifest(&value).unwrap().privacy.noise().unwrap().clone();
+    assert!(noise.epsilon_of(10) <= 2.0 && noise.epsilon_of(10) > 2.0 - 1e-6);
+    let less = NoiseSpec { multiplier: noise.multiplier * (1.0 - 1e-6), ..noise.clone() };
+    assert!(less.epsilon_of(10) > 2.0);
+    assert_eq!((noise.unit, noise.mechanism), (Unit::Record, Mechanism::Gaussian));
+    // One that is given stands, and one that does not fit is refused.
+    value["privacy"]["noise_multiplier"] = 50.0.into();
+    assert_eq!(manifest(&value).unwrap().privacy.noise().unwrap().multiplier, 50.0);
+    value["privacy"]["noise_multiplier"] = 1.0.into();
+    assert!(manifest(&value).unwrap_err().detail.contains("over the budget of 2"));
+}
+
+#[test]
+fn holders_default_to_the_floor_and_t_to_a_majority_over_c() {
+    let spec = |holders, threshold, floor, colluders| {
+        let spec = ThresholdTable { holders, threshold }.into_spec(floor, colluders);
+        (spec.holders, spec.threshold)
+    };
+    assert_eq!(spec(None, None, 3, 0), (3, 2));
+    assert_eq!(spec(None, None, 4, 1), (4, 3));
+    assert_eq!(spec(None, None, 6, 4), (6, 5));
+    assert_eq!(spec(None, None, 500, 2), (64, 33));
+    assert_eq!(spec(Some(5), None, 3, 0), (5, 3));
+    assert_eq!(spec(Some(5), Some(2), 3, 1), (5, 2));
+}
+
 #[test]
 fn a_wrong_setting_is_refused_by_name() {
     type Spoil = fn(&mut serde_json::Value);
-    let cases: [(Spoil, &str); 9] = [
-        (|s| s["privacy"] = serde_json::json!({"epsilon": 1}), "[privacy]"),
+    let cases: [(Spoil, &str); 12] = [
+        (|s| s["privacy"] = serde_json::json!({"epsilon": 1}), "clip"),
+        (
+            |s| s["privacy"] = serde_json::json!({"epsilon": 0, "clip": 1, "data_set": "d"}),
+            "epsilon",
+        ),
+        (|s| s["privacy"] = privacy(1e-6, 1e-9), "raise epsilon"),
+        (|s| s["threshold"] = serde_json::json!({"holders": 3}), "[threshold]"),
         (|s| s["quorom"] = 3.into(), "quorom"),
         (|s| s["sum"]["dims"] = 3.into(), "dims"),
         (|s| drop(s.as_object_mut().unwrap().remove("sum")), "exactly one"),

@@ -16,8 +16,8 @@ use crate::routes::MESSAGE_BYTES;
 
 /// Kind of the records that pin an authority's keys, by its address.
 const PIN: &str = "authority";
-/// Longest time for a request; a functional key of a long vector is computed within it, or asked
-/// for again.
+/// Longest time for a request; a functional key of a long vector, or a threshold key, is computed
+/// within it, or asked for again.
 const TIMEOUT: Duration = Duration::from_secs(55);
 /// First and longest wait between attempts.
 pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -149,6 +149,7 @@ impl Authorities {
             Message::Register(_) => format!("{url}/v1/jobs"),
             Message::PromiseRequest(_) => format!("{url}/v1/jobs/{job}/promises"),
             Message::KeyRequest(_) => format!("{url}/v1/jobs/{job}/keys"),
+            Message::KeyAsk(_) => format!("{url}/v1/jobs/{job}/key-posts"),
             Message::TombstoneRequest(_) => format!("{url}/v1/jobs/{job}/tombstones"),
             _ => return Answered::Later("no request to an authority".to_owned()),
         };

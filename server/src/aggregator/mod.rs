@@ -1,15 +1,19 @@
 //! The aggregator: it collects ciphertexts, freezes sets, asks the authorities for one functional
-//! key per round, and opens the sums.
+//! key per round, and opens the sums. In a threshold job it first calls for the key, and asks the
+//! authority and holders for partial decryptions.
 
 mod about;
 mod authorities;
 mod jobs;
+mod key_posts;
 mod opening;
 mod outcomes;
 mod package;
 mod parties;
 mod results;
 mod runner;
+mod shares;
+mod states;
 mod submissions;
 mod view;
 
@@ -148,9 +152,18 @@ fn router(aggregator: Shared, store: Store) -> Router {
         .route("/v1/jobs/{job}/package", get(package::package))
         .route("/v1/jobs/{job}/parties", post(parties::join))
         .route("/v1/jobs/{job}/view", get(view::view))
+        .route(
+            "/v1/jobs/{job}/key-posts",
+            post(key_posts::post).layer(body_limit(routes::MESSAGE_BYTES)),
+        )
+        .route(
+            "/v1/jobs/{job}/shares",
+            post(shares::share).layer(body_limit(routes::MESSAGE_BYTES)),
+        )
         .route(upload, post(submissions::open))
         .route(&under("missing"), get(submissions::missing))
-        .route(&under("chunks/{index}"), put(submissions::chunk))
+        .route(&under("chunks/{index}"), put(submissions::chunk).get(submissions::read_chunk))
+        .route(&under("leaves"), get(submissions::leaves))
         .route(&under("complete"), post(submissions::complete))
         .route("/v1/jobs/{job}/results/{round}/leaves", get(results::leaves))
         .route("/v1/jobs/{job}/results/{round}/chunks/{index}", get(results::chunk))
@@ -192,7 +205,7 @@ fn upload_space(job: &Hash, label: &Label, party: &Name) -> String {
     format!("{}/{party}", uploads_space(job, label))
 }
 
-/// Chunks of the functional keys of one label.
+/// Chunks of the functional keys and partial decryptions of one label.
 fn key_space(job: &Hash, label: &Label) -> String {
     format!("{job}/keys/{}", short(label))
 }
@@ -200,6 +213,11 @@ fn key_space(job: &Hash, label: &Label) -> String {
 /// Chunks of the opened sum of one round.
 fn result_space(job: &Hash, round: u32) -> String {
     format!("{job}/results/{round}")
+}
+
+/// Chunks of the model state after one round.
+fn state_space(job: &Hash, round: u32) -> String {
+    format!("{job}/states/{round}")
 }
 
 /// Limits that leave room for every party of a large job to wait for news.

@@ -14,12 +14,13 @@ use quorate_protocols::machine::{Output, Peer};
 use quorate_protocols::round::STEP_KEY;
 use quorate_protocols::round::aggregator::{AggregatorJob, AggregatorOutput, Event, OpenSum};
 use quorate_protocols::round::messages::{FuncKey, Message};
-use quorate_protocols::wire::{Name, Signed};
+use quorate_protocols::wire::{Name, Signed, encode};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::authorities::{Answered, FIRST_DELAY, MAX_DELAY};
+use super::shares::PARTIAL;
 use super::submissions::UPLOAD;
-use super::{Aggregator, Shared, key_space, opening, uploads_space};
+use super::{Aggregator, Shared, key_space, opening, states, uploads_space};
 use crate::driver::Failure;
 use crate::routes;
 
@@ -45,7 +46,8 @@ impl Errand {
                 let key = hash_parts("errand", &[to.as_str().as_bytes(), &message.to_wire()]);
                 Some((key, Self::Ask { to, request: message }))
             }
-            Output::Work(work) => Some((hash_parts("errand", &[&work.label.0]), Self::Open(work))),
+            // All of it: after a wrong share the same sum is opened with others.
+            Output::Work(work) => Some((hash_parts("errand", &[&encode(&work)]), Self::Open(work))),
             _ => None,
         }
     }
@@ -203,16 +205,16 @@ async fn fetch_key(
     Ok(Batch::new().put_record(KEY, &record_key(&job, &label, from), record))
 }
 
-/// Key of a fetched functional key's record.
-pub(super) fn record_key(job: &Hash, label: &Label, authority: &Name) -> String {
-    format!("{job}/{label:?}/{authority}")
+/// Key of the record of a functional key or a partial decryption.
+pub(super) fn record_key(job: &Hash, label: &Label, from: &Name) -> String {
+    format!("{job}/{label:?}/{from}")
 }
 
-/// Erases ciphertexts and keys of attempts that are over.
+/// Erases ciphertexts, keys and shares of attempts that are over.
 async fn sweep(aggregator: &Aggregator, job: &Hash) -> Result<(), Failure> {
     let store = aggregator.driver.store();
     let mut listed = Vec::new();
-    for kind in [UPLOAD, KEY] {
+    for kind in [UPLOAD, KEY, PARTIAL] {
         for (key, _) in store.list_records(kind, &format!("{job}/")).await? {
             let label = key.split('/').nth(1).and_then(|text| routes::label_id(text).ok());
             listed.extend(label.map(|label| (kind, key, label)));
@@ -239,10 +241,10 @@ async fn sweep(aggregator: &Aggregator, job: &Hash) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Erases all ciphertexts and keys of a job that is over; its sums stay.
+/// Erases all ciphertexts, keys, shares and states of a job that is over; its sums stay.
 async fn erase(aggregator: &Aggregator, job: &Hash) -> Result<(), Failure> {
     let blobs = aggregator.driver.store().blobs();
     blobs.delete_namespace(&format!("{job}/up")).await?;
     blobs.delete_namespace(&format!("{job}/keys")).await?;
-    Ok(())
+    Ok(states::forget(aggregator.driver.store(), job).await?)
 }

@@ -1,4 +1,5 @@
-//! `/v1/jobs/{job}/submissions/{label}/{party}`: a party's ciphertext, uploaded in chunks.
+//! `/v1/jobs/{job}/submissions/{label}/{party}`: a party's ciphertext, uploaded in chunks, and in
+//! threshold jobs read by the participants of the key once its set is frozen.
 
 use std::sync::PoisonError;
 
@@ -6,8 +7,8 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use quorate_client::bulk::{Bulk, Spool};
-use quorate_client::engine::{bulk_info, now_ms};
+use quorate_client::bulk::{Bulk, BulkReader, Spool};
+use quorate_client::engine::{EngineError, bulk_info, now_ms, verify_reply};
 use quorate_client::store::{Batch, StoreError};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
@@ -21,7 +22,9 @@ use quorate_protocols::wire::{Name, Signed};
 use super::{Aggregator, Shared, upload_space};
 use crate::driver::Failure;
 use crate::http::Problem;
-use crate::http::bulk::{missing_response, receive_chunk, receive_opening};
+use crate::http::bulk::{
+    chunk_response, leaves_response, missing_response, receive_chunk, receive_opening,
+};
 use crate::http::problem::Answer;
 use crate::routes;
 
@@ -185,10 +188,22 @@ pub(crate) async fn chunk(
 /// Takes a submission all of whose chunks are on the disk, and answers with the receipt.
 pub(crate) async fn complete(State(aggregator): State<Shared>, Path(path): Path<Place>) -> Answer {
     let (header, spool, at) = resume(&aggregator, &path).await?;
-    if spool.complete().is_none() {
+    let Some(reply) = spool.complete() else {
         let why = "chunks of this upload are missing; ask which";
         return Err(Problem::new(StatusCode::CONFLICT, "BULK_INCOMPLETE", why));
-    }
+    };
+    // A task of its own: a refused reply is erased even if its sender has gone.
+    let task = tokio::spawn(async move { take(&aggregator, header, &reply, at).await });
+    routes::reply(&task.await.map_err(|_| Failure::Interrupted)??)
+}
+
+async fn take(
+    aggregator: &Aggregator,
+    header: Signed<SubmitHeader>,
+    reply: &BulkReader,
+    at: (Hash, Label, Name),
+) -> Result<Message, Problem> {
+    check_reply(aggregator, &header, reply, &at).await?;
     let (job, _, party) = at.clone();
     let done = aggregator
         .driver
@@ -201,5 +216,77 @@ pub(crate) async fn complete(State(aggregator): State<Shared>, Path(path): Path<
         .await?;
     aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
     // The receipt comes first; requests to authorities, if the set froze, are the runner's.
-    routes::reply(done.answer()?)
+    Ok(done.answer()?.clone())
+}
+
+/// Checks the proof of a threshold job's reply before it can enter a sum. A wrong one is refused in
+/// its sender's name and erased, so that the sender may upload a right one.
+async fn check_reply(
+    aggregator: &Aggregator,
+    header: &Signed<SubmitHeader>,
+    reply: &BulkReader,
+    at: &(Hash, Label, Name),
+) -> Result<(), Problem> {
+    let (job, label, party) = at;
+    let look = |machine: &AggregatorJob| {
+        let taken = machine.status().submitted.contains(party);
+        let round = machine.live_attempt().map(|(open, _)| open.fields.round);
+        let key = machine.job_key().filter(|_| !taken);
+        Some((machine.manifest().clone(), key?.clone(), round?))
+    };
+    let Some((manifest, key, round)) = aggregator.driver.read(job, look).await? else {
+        return Ok(());
+    };
+    let header = header.peek()?;
+    let refusal = match verify_reply(&manifest, &key, round, &header, reply).await {
+        Ok(()) => return Ok(()),
+        Err(EngineError::Refused(refusal)) => refusal,
+        Err(EngineError::Bulk(error)) => return Err(error.into()),
+        Err(error) => return Err(Problem::internal(&error)),
+    };
+    let refusal = logged(aggregator, job, refusal).await?;
+    // The record last: until it is gone, no other upload of this party can begin.
+    aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner).remove(at);
+    let store = aggregator.driver.store();
+    store.blobs().delete_namespace(&upload_space(job, label, party)).await?;
+    store.commit(Batch::new().del_record(UPLOAD, &upload_key(job, label, party))).await?;
+    Err(refusal.into())
+}
+
+/// A member's reply in a frozen set of a threshold job: its key's participants add the set up
+/// themselves.
+async fn frozen(aggregator: &Aggregator, path: &Place) -> Result<BulkReader, Problem> {
+    let (job, label, party) = place(path)?;
+    let look = |machine: &AggregatorJob| {
+        let live = machine.live_attempt().is_some_and(|(_, live)| live == label);
+        machine.manifest().is_threshold()
+            && live
+            && machine.open_round().is_none()
+            && machine.status().submitted.contains(&party)
+    };
+    let store = aggregator.driver.store();
+    let record = if aggregator.driver.read(&job, look).await? {
+        store.get_record(UPLOAD, &upload_key(&job, &label, &party)).await?
+    } else {
+        None
+    };
+    let record = record.ok_or_else(|| {
+        Refusal::new(
+            Code::UnknownRound,
+            "no frozen set of this label is being opened with this party",
+        )
+    })?;
+    let (_, bulk) = split_record(&record)?;
+    Ok(BulkReader::new(store.blobs(), &upload_space(&job, &label, &party), bulk))
+}
+
+pub(crate) async fn leaves(State(aggregator): State<Shared>, Path(path): Path<Place>) -> Answer {
+    Ok(leaves_response(frozen(&aggregator, &path).await?.bulk()))
+}
+
+pub(crate) async fn read_chunk(
+    State(aggregator): State<Shared>,
+    Path((job, label, party, index)): Path<(String, String, String, u64)>,
+) -> Answer {
+    chunk_response(&frozen(&aggregator, &(job, label, party)).await?, index).await
 }

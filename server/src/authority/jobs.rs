@@ -23,6 +23,11 @@ pub(crate) async fn register(State(authority): State<Shared>, body: Bytes) -> An
         if manifest.tenant != config.tenant {
             return Err(Refusal::new(Code::BadManifest, "the manifest names another tenant").into());
         }
+        if manifest.is_threshold() && config.aggregator.is_none() {
+            let why = "this authority was started without --aggregator, where it would fetch the \
+                       ciphertexts of a threshold job";
+            return Err(Refusal::new(Code::BadManifest, why).into());
+        }
         let (next, outputs) = match known {
             Some(job) => {
                 job.handle(cx, &*parties, Event::Message(Message::Register(manifest).into()))?

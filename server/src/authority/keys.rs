@@ -1,7 +1,8 @@
 //! `POST /v1/jobs/{job}/keys`: the functional key of a promised set, against all promises; and the
-//! key's bytes under `/keys/{label}`.
+//! key's bytes under `/keys/{label}`. In a threshold job the functional key is this authority's
+//! partial decryption of the sum.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -13,10 +14,11 @@ use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::refusal::{Code, Refusal};
-use quorate_protocols::round::authority::{AuthorityWork, ComputeKey, Event};
+use quorate_protocols::round::authority::{AuthorityJob, AuthorityWork, ComputeKey, Event};
 use quorate_protocols::round::messages::{KeyRequest, Message};
 
-use super::{Authority, Shared};
+use super::turn::Turn;
+use super::{Authority, Shared, key_posts, partial};
 use crate::driver::{Done, Failure};
 use crate::http::Problem;
 use crate::http::bulk::{chunk_response, leaves_response};
@@ -50,7 +52,7 @@ async fn released(
     if let Some(answer) = ask(authority, job, &request).await?.sends.pop() {
         return Ok(answer.1);
     }
-    let turn = Turn::of(authority, label);
+    let turn = Turn::of(authority, Hash(label.0));
     let _only_one = turn.lock.lock().await;
     // Who waited for its turn finds the key computed.
     let mut asked = ask(authority, job, &request).await?;
@@ -58,32 +60,6 @@ async fn released(
         (Some((_, answer)), _) => Ok(answer),
         (None, Some(AuthorityWork::Key(work))) => compute(authority, job, work).await,
         (None, _) => Err(Problem::internal(&"the machine gave no answer")),
-    }
-}
-
-/// A place in the queue for the key of one label; the last to leave, however it ends, removes the
-/// queue.
-struct Turn<'a> {
-    authority: &'a Authority,
-    label: Label,
-    lock: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl<'a> Turn<'a> {
-    fn of(authority: &'a Authority, label: Label) -> Self {
-        let mut computing = authority.computing.lock().unwrap_or_else(PoisonError::into_inner);
-        let lock = Arc::clone(computing.entry(label).or_default());
-        Self { authority, label, lock }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut computing = self.authority.computing.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map's and this one: nobody else waits, and nobody can join while the map is locked.
-        if Arc::strong_count(&self.lock) == 2 {
-            computing.remove(&self.label);
-        }
     }
 }
 
@@ -104,32 +80,46 @@ async fn ask(
 }
 
 async fn compute(authority: &Authority, job: Hash, work: ComputeKey) -> Result<Message, Problem> {
-    let manifest = authority.driver.read(&job, |machine| machine.manifest().clone()).await?;
-    let members = shared_keys(authority, &manifest, &work)?;
-    let context = sum_context(&manifest, None, work.round, work.label)?;
-    let scheme = manifest.sum_scheme()?;
+    let look =
+        |machine: &AuthorityJob| (Arc::new(machine.manifest().clone()), machine.job_key().cloned());
+    let (manifest, threshold_key) = authority.driver.read(&job, look).await?;
     let store = authority.driver.store();
     let space = namespace(&job, &work.label);
-    let bulk = key_to_bulk(scheme, context, members, (store.blobs(), &space))
-        .await
-        .map_err(|error| Problem::internal(&error))?;
+    let output = (store.blobs(), space.as_str());
+    let bulk = match &threshold_key {
+        Some(key) => partial::compute(authority, &job, (&manifest, key), &work, output).await?,
+        None => {
+            let members = shared_keys(authority, &manifest, &work)?;
+            let context = sum_context(&manifest, None, work.round, work.label)?;
+            key_to_bulk(manifest.sum_scheme()?, context, members, output)
+                .await
+                .map_err(|error| Problem::internal(&error))?
+        }
+    };
     let (label, key) = (work.label, bulk_ref(&bulk));
     let record = record_key(&job, &label);
     let old = old_keys(authority, &job, &label).await?;
-    let (parties, erased) = (authority.parties(), old.clone());
+    let mut batch = Batch::new().put_record(KEY, &record, bulk.to_record());
+    for old in &old {
+        batch = batch.del_record(KEY, &record_key(&job, old));
+    }
+    // The bytes stored now answer every later request: a share of the key is not needed any more.
+    if work.round.saturating_add(1) >= manifest.workload.rounds() {
+        batch = key_posts::erase(authority, &job, batch).await?;
+    }
+    let parties = authority.parties();
     let done = authority
         .driver
         .step::<AuthorityWork>(job, move |machine, cx| {
             let (next, outputs) = machine.handle(cx, &*parties, Event::KeyReady { label, key })?;
-            let mut batch = Batch::new().put_record(KEY, &record, bulk.to_record());
-            for old in &erased {
-                batch = batch.del_record(KEY, &record_key(&job, old));
-            }
             Ok((next, outputs, batch))
         })
         .await?;
     for old in old {
         store.blobs().delete_namespace(&namespace(&job, &old)).await?;
+    }
+    if threshold_key.is_some() {
+        partial::forget(authority, &job).await?;
     }
     Ok(done.answer()?.clone())
 }

@@ -1,12 +1,18 @@
 //! The key authority: it shares a key with every party, promises one frozen set per round, and
-//! releases one functional key for it. It never sees a ciphertext.
+//! releases one functional key for it, without seeing a ciphertext. In a threshold job it takes part
+//! in the job's key instead, and its answer is a partial decryption of the ciphertexts of the frozen
+//! set, which it fetches from the aggregator its operator names.
 
 mod about;
+mod budget;
 mod enrollments;
 mod jobs;
+mod key_posts;
 mod keys;
+mod partial;
 mod promises;
 mod tombstones;
+mod turn;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -17,8 +23,9 @@ use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use quorate_client::engine::load_or_create_identity;
+use quorate_client::ledger::Ledgers;
 use quorate_client::store::{Batch, Store};
-use quorate_crypto::sum::Label;
+use quorate_crypto::merkle::Hash;
 use quorate_protocols::job::{Minima, RosterEntry};
 use quorate_protocols::round::authority::AuthorityJob;
 use quorate_protocols::wire::{Name, decode};
@@ -43,6 +50,11 @@ pub struct Config {
     pub store: PathBuf,
     /// The least it accepts in a manifest.
     pub minima: Minima,
+    /// Address of the aggregator whose ciphertexts it decrypts in threshold jobs; without it, it
+    /// signs off none.
+    pub aggregator: Option<String>,
+    /// The most epsilon that any data set may spend here, whatever its jobs say.
+    pub max_epsilon: Option<f64>,
     /// Who may call.
     pub access: Access,
     /// Limits of its HTTP side.
@@ -59,8 +71,10 @@ pub(crate) struct Authority {
     /// The records of kind `party`, which are written under `enrolling`.
     parties: RwLock<Arc<Parties>>,
     enrolling: tokio::sync::Mutex<()>,
-    /// One lock per label whose functional key is being computed.
-    computing: Mutex<HashMap<Label, Arc<tokio::sync::Mutex<()>>>>,
+    /// One lock per label or key call whose answer is being computed.
+    computing: Mutex<HashMap<Hash, Arc<tokio::sync::Mutex<()>>>>,
+    /// For ciphertexts; follows no redirect, so that only the operator's address is ever asked.
+    http: reqwest::Client,
 }
 
 pub(crate) type Shared = Arc<Authority>;
@@ -92,13 +106,19 @@ pub async fn run(
     }
     let limits = config.limits.clone();
     let access = config.access;
-    let driver = Driver::new(store.clone(), keys, "authority-job", config.name.clone());
+    let driver = Driver::new(store.clone(), keys, "authority-job", config.name.clone())
+        .with_ledgers(Ledgers::new(config.max_epsilon, None));
+    let http = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()?;
     let authority = Arc::new(Authority {
         config,
         driver: Arc::new(driver),
         parties: RwLock::new(Arc::new(parties)),
         enrolling: tokio::sync::Mutex::default(),
         computing: Mutex::default(),
+        http,
     });
     let app = http::app(router(authority, store.clone()), &limits, access, ready(store.clone()));
     Server::new(listener, app, limits).run(shutdown).await;
@@ -115,10 +135,15 @@ fn router(authority: Shared, store: Store) -> Router {
             "/v1/jobs/{job}/promises",
             post(promises::promise).layer(body_limit(routes::MESSAGE_BYTES)),
         )
+        .route(
+            "/v1/jobs/{job}/key-posts",
+            post(key_posts::post).layer(body_limit(routes::MESSAGE_BYTES)),
+        )
         .route("/v1/jobs/{job}/keys", post(keys::release).layer(body_limit(routes::MESSAGE_BYTES)))
         .route("/v1/jobs/{job}/keys/{label}/leaves", get(keys::leaves))
         .route("/v1/jobs/{job}/keys/{label}/chunks/{index}", get(keys::chunk))
         .route("/v1/jobs/{job}/tombstones", post(tombstones::bury))
+        .route("/v1/budget", get(budget::budget))
         .with_state(authority)
         .merge(Router::new().route("/v1/facts", get(facts::facts)).with_state(store))
         .layer(from_fn(routes::refuse_long))

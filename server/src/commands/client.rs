@@ -63,7 +63,7 @@ impl Client {
         let mut answer =
             request.send().await.map_err(reqwest::Error::without_url).with_context(|| {
                 format!(
-                    "{} does not answer; is the service running there? (--aggregator, --url)",
+                    "{} does not answer; is the service running there? (--aggregator, --authority, --url)",
                     self.base
                 )
             })?;
@@ -92,6 +92,7 @@ fn advice(code: &str) -> &'static str {
         }
         "MANIFEST_BELOW_MINIMA" => "\n  raise k_min, colluders or the authorities of the job",
         "BAD_MANIFEST" | "MALFORMED" => "\n  correct the job's file and create it again",
+        "BUDGET_SPENT" => "\n  `quorate job budget JOB` says what is spent and what is left",
         "WRONG_STATE" => "\n  `quorate job show JOB` says what the job waits for",
         _ => "",
     }

@@ -1,5 +1,6 @@
-//! `quorate job`: create, list, show, watch, result, cancel.
+//! `quorate job`: create, list, show, watch, result, budget, cancel.
 
+mod budget;
 mod result;
 mod watch;
 
@@ -34,7 +35,8 @@ pub(super) struct JobArgs {
 enum Action {
     /// Create a job from a TOML file and print its id.
     Create {
-        /// The job: title, max_parties, quorum, and a table [sum] or [train].
+        /// The job: title, max_parties, quorum, a table [sum] or [train], perhaps [privacy] and
+        /// [threshold].
         file: PathBuf,
     },
     /// List all jobs.
@@ -57,6 +59,14 @@ enum Action {
         #[arg(long)]
         round: Option<u32>,
     },
+    /// Show what a job's noise costs, and what was spent on its data set at an authority.
+    Budget {
+        /// Id of the job, or its beginning.
+        job: String,
+        /// Address of an authority of the job.
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7101")]
+        authority: String,
+    },
     /// End a job for good.
     Cancel {
         /// Id of the job, or its beginning.
@@ -77,6 +87,10 @@ pub(super) async fn run(args: JobArgs) -> anyhow::Result<()> {
         Action::Result { job, round } => {
             let found = find(&client, &job).await?;
             result::result(&client, &found, round, args.json).await
+        }
+        Action::Budget { job, authority } => {
+            let found = find(&client, &job).await?;
+            budget::budget(&client, &found, &Client::new(&authority)?, args.json).await
         }
         Action::Cancel { job } => {
             let found = find(&client, &job).await?;
@@ -155,6 +169,20 @@ fn print(job: &JobStatus, json: bool) -> anyhow::Result<()> {
     say!("floor      {} parties", job.floor);
     say!("joined     {}", names(&job.joined));
     say!("submitted  {}", names(&job.submitted));
+    if let Some(key) = &job.threshold {
+        let state = match key.key {
+            Some(_) => "made".to_owned(),
+            None if key.key_waits_for.is_empty() => "not called for yet".to_owned(),
+            None => format!("call {}, waits for {}", key.key_calls, names(&key.key_waits_for)),
+        };
+        say!("key        {} of {} holders; {state}", key.needed, key.holders);
+        if !key.asked.is_empty() {
+            say!("shares     asked {}; held {}", names(&key.asked), names(&key.held));
+        }
+        if !key.passed_over.is_empty() {
+            say!("passed by  {}", names(&key.passed_over));
+        }
+    }
     if let Some(outcome) = &job.outcome {
         say!("outcome    {}", outcome_text(outcome));
     }
@@ -166,5 +194,39 @@ fn outcome_text(outcome: &JobOutcome) -> String {
         JobOutcome::Done => "done".to_owned(),
         JobOutcome::Cancelled => "cancelled".to_owned(),
         JobOutcome::Failed { code, detail } => format!("failed with {code}: {detail}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_crypto::keys::{ExchangeKey, VerifyKey};
+    use quorate_protocols::job::{AuthorityKey, Manifest};
+    use quorate_protocols::wire::Name;
+
+    use super::*;
+
+    fn manifest(text: &str) -> Manifest {
+        let spec: JobSpec = toml::from_str(text).unwrap();
+        let authority = AuthorityKey {
+            name: Name::new("a").unwrap(),
+            epoch: 0,
+            verify: VerifyKey([1; 32]),
+            exchange: ExchangeKey([1; 32]),
+        };
+        let tenant = Name::new("t").unwrap();
+        spec.into_manifest(tenant, VerifyKey([9; 32]), vec![authority], [7; 16]).unwrap()
+    }
+
+    #[test]
+    fn the_examples_are_jobs() {
+        manifest(include_str!("../../../docs/examples/sum.toml"));
+        manifest(include_str!("../../../docs/examples/train.toml"));
+        let threshold = manifest(include_str!("../../../docs/examples/threshold.toml"));
+        let spec = threshold.threshold.unwrap();
+        assert_eq!((spec.holders, spec.threshold, threshold.noise_divisor()), (4, 3, 2));
+        let noise = threshold.privacy.noise().unwrap();
+        assert!(noise.epsilon_of(1) <= 2.0 && noise.epsilon_of(1) > 1.999_999);
+        let private = manifest(include_str!("../../../docs/examples/private.toml"));
+        assert_eq!(private.privacy.noise().unwrap().multiplier, 8.0);
     }
 }

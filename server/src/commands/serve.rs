@@ -50,6 +50,13 @@ pub(super) struct AuthorityArgs {
     /// Least c in a manifest it signs off.
     #[arg(long, default_value_t = 0)]
     min_colluders: u32,
+    /// Address of the aggregator, from which it fetches the ciphertexts of threshold jobs; without
+    /// it, such jobs are refused.
+    #[arg(long, value_name = "URL", env = "QUORATE_AGGREGATOR")]
+    aggregator: Option<String>,
+    /// The most epsilon that any data set may spend here, whatever its jobs allow.
+    #[arg(long, value_name = "EPSILON", value_parser = parse_epsilon)]
+    max_epsilon: Option<f64>,
 }
 
 /// Arguments of `quorate aggregator`.
@@ -67,6 +74,13 @@ pub(super) struct AggregatorArgs {
 
 fn parse_name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|refusal| refusal.detail)
+}
+
+fn parse_epsilon(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(epsilon) if epsilon.is_finite() && epsilon > 0.0 => Ok(epsilon),
+        _ => Err("epsilon is a positive number".to_owned()),
+    }
 }
 
 async fn listen(address: &str) -> anyhow::Result<TcpListener> {
@@ -92,6 +106,8 @@ pub(super) async fn authority(args: AuthorityArgs) -> anyhow::Result<()> {
         tenant: args.common.tenant,
         store: args.common.store,
         minima,
+        aggregator: args.aggregator.map(|url| url.trim_end_matches('/').to_owned()),
+        max_epsilon: args.max_epsilon,
         limits: Limits::default(),
     };
     let stop = signals()?;

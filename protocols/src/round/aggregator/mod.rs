@@ -18,7 +18,7 @@ mod requests;
 mod sharing;
 mod status;
 
-pub use status::Status;
+pub use status::{Holding, Status};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -441,6 +441,10 @@ impl AggregatorJob {
             let holders = keying.keying.holders().to_vec();
             self.bar(&holders, &refusal.concerns);
             return self.gather(cx, 0, 0, Vec::new());
+        }
+        // A further attempt costs as much: a spent budget ends the job.
+        if refusal.code == Code::BudgetSpent {
+            return self.finish(Outcome::Failed(Refusal::new(refusal.code, why)));
         }
         if let Phase::Promising(frozen) = &self.phase {
             // Someone's keys changed at an authority: whoever it names is out until it joins with a

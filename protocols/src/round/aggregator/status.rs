@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{AggregatorJob, Outcome, Phase};
 use crate::job::JobPackage;
+use crate::refusal::Culprit;
+use crate::round::keying::JobKey;
 use crate::round::messages::{ResultRecord, RoundOpen};
 use crate::wire::{Name, Verified};
+use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
 
 /// What the aggregator shows about a job.
@@ -25,8 +28,27 @@ pub struct Status {
     pub joined: Vec<Name>,
     /// Members of the current attempt so far.
     pub submitted: Vec<Name>,
+    /// Key and shares of a threshold job.
+    pub holding: Holding,
     /// Set at the end.
     pub outcome: Option<Outcome>,
+}
+
+/// Where the key and the shares of a threshold job stand; empty in other jobs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Holding {
+    /// Id of the key, once it is made.
+    pub key: Option<Hash>,
+    /// Calls for a key so far.
+    pub key_calls: u16,
+    /// While a key is made: whose posts are missing.
+    pub key_waits_for: Vec<Name>,
+    /// Holders asked for a share of the round that is being opened.
+    pub asked: Vec<Name>,
+    /// Holders whose share is here.
+    pub held: Vec<Name>,
+    /// Holders passed over: their share was wrong, or they refused.
+    pub passed_over: Vec<Name>,
 }
 
 impl AggregatorJob {
@@ -110,7 +132,36 @@ impl AggregatorJob {
                 .attempt()
                 .map(|a| a.headers.keys().cloned().collect())
                 .unwrap_or_default(),
+            holding: self.holding(),
             outcome: self.outcome().cloned(),
         }
+    }
+
+    fn holding(&self) -> Holding {
+        let mut holding = Holding {
+            key: self.key.as_ref().map(JobKey::id),
+            key_calls: self.key_calls,
+            ..Holding::default()
+        };
+        match &self.phase {
+            Phase::Keying(phase) => {
+                let missing = self
+                    .manifest
+                    .threshold_scheme()
+                    .map(|scheme| phase.keying.missing(&self.manifest, scheme));
+                let names = missing.unwrap_or_default().into_iter().filter_map(|who| match who {
+                    Culprit::Party(name) | Culprit::Authority(name) => Some(name),
+                    Culprit::Aggregator => None,
+                });
+                holding.key_waits_for = names.collect();
+            }
+            Phase::Releasing(bound) | Phase::Opening(bound) => {
+                holding.asked = bound.shares.asked.iter().cloned().collect();
+                holding.held = bound.shares.partials.keys().cloned().collect();
+                holding.passed_over = bound.shares.bad.iter().cloned().collect();
+            }
+            _ => {}
+        }
+        holding
     }
 }

@@ -12,6 +12,7 @@ use quorate_crypto::merkle::Hash;
 use quorate_protocols::job::{JobPackage, Manifest};
 use quorate_protocols::model::{ModelState, Progress, TABLE_BITS, mean_loss, model_after};
 use quorate_protocols::payload::OpenedSum;
+use quorate_protocols::policy::Mechanism;
 use quorate_protocols::round::messages::ResultRecord;
 use quorate_protocols::wire::Verified;
 use quorate_protocols::workload::{Purpose, Workload};
@@ -50,7 +51,7 @@ pub(super) async fn result(
     let Some(last) = last else {
         bail!("no round was opened yet; `quorate job watch` follows the job");
     };
-    let printed = match &manifest.workload {
+    let mut printed = match &manifest.workload {
         Workload::Sum { .. } => {
             let round = round.unwrap_or(last);
             let sum = fetch(client, &blobs, &manifest, &chain, round).await?;
@@ -79,12 +80,30 @@ pub(super) async fn result(
         }
     };
     drop(scratch);
+    let members = record(&chain, round.unwrap_or(last))?.members.len();
+    if let (Some(sigma), Some(fields)) = (sigma_total(&manifest, members), printed.as_object_mut())
+    {
+        fields.insert("sigma_total".to_owned(), sigma.into());
+    }
     if json {
         say!("{printed}");
     } else {
         print_short(&printed);
     }
     Ok(())
+}
+
+/// Standard deviation of the noise in a sum of `members` parties, in units of the values: each adds
+/// one part of h, and no more than h parts were promised to hide anything.
+fn sigma_total(manifest: &Manifest, members: usize) -> Option<f64> {
+    let noise = manifest.privacy.noise()?;
+    let scale = match noise.mechanism {
+        Mechanism::Gaussian => noise.multiplier,
+        // Of a Laplace variable of this scale.
+        Mechanism::Laplace => noise.multiplier * std::f64::consts::SQRT_2,
+    };
+    let parts = members as f64 / f64::from(manifest.noise_divisor().max(1));
+    Some(scale * noise.clip * parts.sqrt())
 }
 
 fn uuid() -> anyhow::Result<String> {

@@ -1,0 +1,141 @@
+//! The tables `[privacy]` and `[threshold]` of a job.
+
+use quorate_crypto::threshold::MAX_HOLDERS;
+use quorate_protocols::job::ThresholdSpec;
+use quorate_protocols::policy::{Mechanism, NoiseSpec, Unit};
+use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::wire::Name;
+use serde::{Deserialize, Serialize};
+
+/// Table `[privacy]` of a [`JobSpec`](super::JobSpec): differential privacy of all sums of the job.
+///
+/// ```toml
+/// [privacy]
+/// data_set = "hospital-2026" # the ledgers keep account under this name
+/// epsilon = 2.0              # what all jobs on this data set may spend together
+/// delta = 1e-6
+/// clip = 1.0                 # norm to which the contribution of one unit is clipped
+/// # noise_multiplier = 4.0   # without it: the least with which all rounds fit epsilon
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrivacyTable {
+    /// Whose presence is hidden: `record` or `party`.
+    #[serde(default = "record")]
+    pub unit: Unit,
+    /// Distribution of the noise: `gaussian` or `laplace`.
+    #[serde(default = "gaussian")]
+    pub mechanism: Mechanism,
+    /// sigma or scale of the noise in units of the sensitivity; the least that fits `epsilon` over
+    /// all rounds of the job if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_multiplier: Option<f64>,
+    /// The budget: epsilon that all jobs on this data set may spend together, this one included.
+    pub epsilon: f64,
+    /// delta of that epsilon.
+    #[serde(default = "delta")]
+    pub delta: f64,
+    /// Norm to which the contribution of one unit is clipped, in units of the values.
+    pub clip: f64,
+    /// Name under which authorities and holders keep account.
+    pub data_set: Name,
+}
+
+/// Table `[threshold]` of a [`JobSpec`](super::JobSpec) with a threshold scheme.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThresholdTable {
+    /// N, the parties that hold a share of the key: the first to join. The floor, if it is absent:
+    /// so many must join before a round opens in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holders: Option<u32>,
+    /// T, the holders needed to open, besides the authority; over c. More than half of them, and
+    /// more than c, if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<u32>,
+}
+
+const fn record() -> Unit {
+    Unit::Record
+}
+
+const fn gaussian() -> Mechanism {
+    Mechanism::Gaussian
+}
+
+const fn delta() -> f64 {
+    1e-6
+}
+
+impl PrivacyTable {
+    /// The manifest's table, of a job of `rounds` rounds.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`] with the setting that is wrong.
+    pub(super) fn into_noise(self, rounds: u32) -> Result<NoiseSpec, Refusal> {
+        let bad = |why: String| Refusal::new(Code::BadManifest, format!("[privacy]: {why}"));
+        let mut noise = NoiseSpec {
+            unit: self.unit,
+            mechanism: self.mechanism,
+            multiplier: self.noise_multiplier.unwrap_or(1.0),
+            clip: self.clip,
+            epsilon: self.epsilon,
+            delta: self.delta,
+            data_set: self.data_set,
+        };
+        if let Some(fault) = noise.fault() {
+            return Err(bad(fault.to_owned()));
+        }
+        if self.noise_multiplier.is_none() {
+            noise.multiplier = least_multiplier(&noise, rounds).ok_or_else(|| {
+                bad(format!(
+                    "no noise fits epsilon {} over {rounds} rounds at delta {:e}: raise epsilon or \
+                     take fewer rounds",
+                    noise.epsilon, noise.delta
+                ))
+            })?;
+        }
+        Ok(noise)
+    }
+}
+
+/// The least noise multiplier, to a relative 10^-12, with which `rounds` rounds stay within epsilon.
+fn least_multiplier(noise: &NoiseSpec, rounds: u32) -> Option<f64> {
+    let fits = |multiplier: f64| {
+        let noise = NoiseSpec { multiplier, ..noise.clone() };
+        noise.epsilon_of(rounds) <= noise.epsilon
+    };
+    // The range that a manifest allows.
+    let (mut low, mut high) = (1e-3f64, 1e9f64);
+    if !fits(high) {
+        return None;
+    }
+    if fits(low) {
+        return Some(low);
+    }
+    while high / low > 1.0 + 1e-12 {
+        let middle = libm::sqrt(low * high);
+        if middle <= low || middle >= high {
+            break;
+        }
+        if fits(middle) { high = middle } else { low = middle }
+    }
+    Some(high)
+}
+
+impl ThresholdTable {
+    /// N and T, of a job with this floor and number of colluders.
+    pub(super) fn into_spec(self, floor: u32, colluders: u32) -> ThresholdSpec {
+        let holders = self.holders.unwrap_or_else(|| floor.min(MAX_HOLDERS));
+        let majority = (holders / 2).max(colluders).saturating_add(1);
+        ThresholdSpec { holders, threshold: self.threshold.unwrap_or(majority) }
+    }
+}
+
+/// The query of an authority's `GET /v1/budget`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BudgetQuery {
+    /// delta of the figures asked for.
+    #[serde(default = "delta")]
+    pub delta: f64,
+}
