@@ -5,10 +5,10 @@
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::Hash;
 
-use super::lab::{Kind, Size, context, entry, name};
+use super::lab::{Kind, Size, context, entry, is_threshold, name};
 use super::stage::{Stage, Submission, indicator};
 use crate::checks::Check;
-use crate::job::{JobPackage, Minima, roster_root};
+use crate::job::{JobPackage, Minima, ThresholdSpec, roster_root};
 use crate::machine::{Output, Peer};
 use crate::payload::{OpenedSum, PayloadKind};
 use crate::refusal::{Code, Culprit, Refusal};
@@ -43,10 +43,22 @@ pub const SCENARIOS: [(Check, Scenario); 14] = [
 const ALL: [usize; 5] = [0, 1, 2, 3, 4];
 const LESS: [usize; 4] = [0, 1, 2, 3];
 
-/// Five parties, two authorities, a floor of three.
+/// Five parties, two authorities, a floor of three. With a threshold scheme one authority, and three
+/// of five holders.
 #[must_use]
 pub fn size(kind: Kind, scheme: u16) -> Size {
-    Size { parties: 5, authorities: 2, quorum: 3, colluders: 0, rounds: 4, scheme, kind }
+    let keyed = is_threshold(scheme);
+    Size {
+        parties: 5,
+        authorities: if keyed { 1 } else { 2 },
+        quorum: 3,
+        colluders: 0,
+        rounds: 4,
+        scheme,
+        kind,
+        threshold: keyed.then_some(ThresholdSpec { holders: 5, threshold: 3 }),
+        budget: None,
+    }
 }
 
 fn stage() -> Stage {
