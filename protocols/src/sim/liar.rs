@@ -261,7 +261,7 @@ impl HolderLie {
                 match self {
                     Self::BrokenPost => vec![repost(&said, &|p| p.post.bytes.truncate(5))],
                     // Behind the commitments lie the values dealt to others.
-                    Self::BadDealing => vec![repost(&said, &|p| {
+                    Self::BadDealing if said.post.step == 1 => vec![repost(&said, &|p| {
                         if let Some(last) = p.post.bytes.last_mut() {
                             *last ^= 1;
                         }
@@ -858,7 +858,8 @@ impl World {
                 let last = holders.last_mut().unwrap();
                 let stranger = Identity::from_bytes(&[9; 64]);
                 last.verify = stranger.verify_key();
-                let call = KeyCall { holders, ..call };
+                // Not a later one, which would be the aggregator's right.
+                let call = KeyCall { holders, number: 0, ..call };
                 let call = Signed::sign(call, &self.lab.aggregator).signed().clone();
                 KeyTranscript { call, posts: Vec::new() }
             }
