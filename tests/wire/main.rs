@@ -6,7 +6,7 @@ use quorate_protocols::sim::fuzz;
 use quorate_protocols::wire::Signed;
 
 /// One line per message: its name and its bytes in hex.
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/hybrid_alpha_wire.txt");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/wire.txt");
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -29,7 +29,7 @@ fn the_wire_format_is_the_committed_one() {
         assert_eq!(golden, present);
     }
     assert_eq!(golden.lines().count(), present().lines().count());
-    assert_eq!(fuzz::samples().len(), 14, "one of each message");
+    assert_eq!(fuzz::samples().len(), 18, "one of each message");
 }
 
 #[test]
@@ -88,11 +88,21 @@ proptest! {
         fuzz::fuzz_submit_header(&bytes);
         fuzz::fuzz_signed(&bytes);
         fuzz::fuzz_state(&bytes);
+        fuzz::fuzz_holder(&bytes);
+    }
+
+    #[test]
+    fn mutated_asks_and_transcripts_never_panic(
+        which in 0usize..2,
+        edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..4),
+        cut in 0usize..20_000,
+    ) {
+        fuzz::fuzz_holder(&mutated(&fuzz::holder_samples()[which], &edits, cut));
     }
 
     #[test]
     fn mutated_messages_never_panic(
-        which in 0usize..14,
+        which in 0usize..18,
         edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
         cut in 0usize..8_000,
     ) {

@@ -240,7 +240,11 @@ impl AuthorityJob {
     #[must_use]
     pub fn state_name(&self) -> &'static str {
         match self.rounds.values().next_back() {
-            None => "Approved",
+            None => match &self.keying {
+                None => "Approved",
+                Some(calling) if calling.key.is_none() => "Keying",
+                Some(_) => "Keyed",
+            },
             Some(ledger) => match &ledger.live {
                 None => "Tombstoned",
                 Some(Live::Promised(_)) => "Promised",
@@ -324,7 +328,7 @@ impl AuthorityJob {
             }
         }
         let scheme = self.manifest.threshold_scheme()?;
-        if !keying.waits_for(scheme).is_some_and(|(_, who)| who == [AUTHORITY]) {
+        if keying.waits_for(scheme).is_none_or(|(_, who)| who != [AUTHORITY]) {
             return Err(Refusal::new(Code::OutOfOrder, "the holders have not all posted yet"));
         }
         keying.check(&self.manifest)?;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
 
+use super::world::Node;
 use crate::machine::Fact;
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::authority::ComputeKey;
@@ -36,6 +37,10 @@ pub struct Audit {
     contributions: BTreeMap<(Name, u32), Hash>,
     released: BTreeMap<(usize, u32), ComputeKey>,
     answers: BTreeMap<(usize, Vec<u8>), Vec<u8>>,
+    shares: BTreeMap<(Name, u32), ComputeKey>,
+    shares_sent: BTreeMap<(Name, Label), Vec<u8>>,
+    posts_sent: BTreeMap<(Name, (Hash, u16)), Vec<u8>>,
+    charged: BTreeMap<Node, BTreeSet<u32>>,
 }
 
 impl Audit {
@@ -150,6 +155,60 @@ impl Audit {
                 self.broken(format!("{} never submitted what is opened", member.party));
             }
         }
+    }
+
+    /// A holder computes a partial decryption: one set per round, at least the floor, and the same as
+    /// every other releaser of the round.
+    pub fn share(&mut self, holder: &Name, work: &ComputeKey, floor: u32) {
+        let place = (holder.clone(), work.round);
+        let known = self.shares.entry(place).or_insert_with(|| work.clone()).clone();
+        if known != *work {
+            self.broken(format!("{holder} opens round {} twice", work.round));
+        }
+        if (work.members.len() as u64) < u64::from(floor) {
+            self.broken(format!("{holder} opens a set below the floor"));
+        }
+        let shares = self.shares.iter().filter(|((_, round), _)| *round == work.round);
+        let keys = self.released.iter().filter(|((_, round), _)| *round == work.round);
+        let mut others = shares.map(|(_, other)| other).chain(keys.map(|(_, other)| other));
+        if others.any(|other| other != work) {
+            self.broken(format!("releasers open different sets of round {}", work.round));
+        }
+    }
+
+    /// A holder sends its partial decryption: one per label, always the same bytes.
+    pub fn share_sent(&mut self, holder: &Name, label: Label, bytes: &[u8]) {
+        let place = (holder.clone(), label);
+        let known = self.shares_sent.entry(place).or_insert_with(|| bytes.to_vec()).clone();
+        if known != bytes {
+            self.broken(format!("{holder} gives a second share of one label"));
+        }
+    }
+
+    /// A holder sends its post to the threshold key: one per call and step.
+    pub fn post_sent(&mut self, holder: &Name, place: (Hash, u16), bytes: &[u8]) {
+        let key = (holder.clone(), place);
+        let known = self.posts_sent.entry(key).or_insert_with(|| bytes.to_vec()).clone();
+        if known != bytes {
+            self.broken(format!("{holder} makes a second post of one step"));
+        }
+    }
+
+    /// A step with this charge was committed.
+    pub fn charge(&mut self, node: Node, round: u32) {
+        self.charged.entry(node).or_default().insert(round);
+    }
+
+    /// A step with this refund was committed.
+    pub fn refund(&mut self, node: Node, round: u32) {
+        self.facts.insert("charge.refunded".to_owned());
+        self.charged.entry(node).or_default().remove(&round);
+    }
+
+    /// Rounds that were charged and not refunded.
+    #[must_use]
+    pub fn charged(&self, node: Node) -> BTreeSet<u32> {
+        self.charged.get(&node).cloned().unwrap_or_default()
     }
 
     /// An authority's answer to a request: the same bytes each time, or a late refusal.

@@ -2,7 +2,8 @@
 
 pub use super::audit::Pair;
 use super::drivers::CRASHES;
-use super::liar::{AuthorityLie, PartyLie, TO_AUTHORITY, TO_PARTY};
+use super::liar::{AuthorityLie, HolderLie, PartyLie, TO_AUTHORITY, TO_HOLDER, TO_PARTY};
+use super::world::threshold_scheme;
 
 /// States of the aggregator in which something can happen to it.
 const AGGREGATOR: [&str; 8] = [
@@ -54,7 +55,9 @@ pub fn listed() -> Vec<Pair> {
         }
     }
     for lie in PartyLie::ALL {
-        if !matches!(lie, PartyLie::GarbagePad | PartyLie::HugeValue) {
+        if !matches!(lie, PartyLie::GarbagePad | PartyLie::HugeValue)
+            && (lie.fits(false) || threshold_scheme().is_some())
+        {
             pairs.push(("aggregator", "Collecting", lie.text()));
         }
     }
@@ -64,6 +67,51 @@ pub fn listed() -> Vec<Pair> {
     pairs.push(("aggregator", "Opening", "garbage sum"));
     for lie in AuthorityLie::ALL {
         pairs.push(("aggregator", lie.meets(), lie.text()));
+    }
+    if threshold_scheme().is_some() {
+        pairs.extend(threshold_pairs());
+    }
+    pairs
+}
+
+/// States of a participant of the threshold key.
+const HOLDER: [&str; 6] = ["Posting", "Posted", "Keyed", "Sharing", "Answered", "Taken"];
+
+/// Pairs that only threshold jobs meet.
+fn threshold_pairs() -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    let roles = [
+        ("aggregator", &["Keying"][..]),
+        ("authority", &["Keying", "Keyed"][..]),
+        ("holder", &HOLDER[..]),
+    ];
+    for (role, states) in roles {
+        for state in states {
+            pairs.extend(NETWORK.iter().chain(&CRASHES).map(|fault| (role, *state, *fault)));
+        }
+    }
+    pairs.extend(["Keyed", "Sharing", "Answered", "Taken"].map(|s| ("holder", s, "gone for good")));
+    for lie in TO_HOLDER {
+        match lie {
+            "posts to another call" | "other posts than before" => {
+                pairs.extend(["Posting", "Posted"].map(|state| ("holder", state, lie)));
+            }
+            _ => {
+                for state in ["Keyed", "Sharing", "Answered", "Taken"] {
+                    let vacuous = match lie {
+                        "ask for a second set" => state == "Keyed",
+                        "ask without promises" => state != "Keyed",
+                        _ => false,
+                    };
+                    if !vacuous {
+                        pairs.push(("holder", state, lie));
+                    }
+                }
+            }
+        }
+    }
+    for lie in HolderLie::ALL {
+        pairs.extend(lie.found().map(|(state, _)| ("aggregator", state, lie.text())));
     }
     pairs
 }

@@ -2,20 +2,25 @@
 //! it may die before the commit, before it sends, or after.
 
 use quorate_crypto::conformance::plain_sum;
+use quorate_crypto::threshold::AUTHORITY;
+use rand_core::Rng;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::lab::{bulk, context, draw};
-use super::liar::AuthorityLie;
+use super::liar::{AuthorityLie, HolderLie};
 use super::world::{Item, Node, Packet, Work, World};
 use crate::job::Minima;
 use crate::machine::{Output, Peer};
 use crate::model::ModelState;
+use crate::policy::Ledger;
 use crate::refusal::{Code, Refusal};
 use crate::round::aggregator::{self, AggregatorJob, Opened};
 use crate::round::authority::{self, AuthorityJob, AuthorityWork};
-use crate::round::messages::{Message, SubmitHeader};
+use crate::round::authority::{ComputeKey, KeyMember};
+use crate::round::keying::PostWork;
+use crate::round::messages::{Message, Partial, SubmitHeader};
 use crate::round::party::{self, PartyJob};
-use crate::wire::{Signed, decode, encode};
+use crate::wire::{Name, Signed, decode, encode};
 
 /// The three moments at which a driver dies.
 pub const CRASHES: [&str; 3] = ["crash before commit", "crash before send", "crash after send"];
@@ -107,18 +112,14 @@ impl World {
             Packet::Answer { authority, request, bytes, key } => {
                 self.answered(authority, &request, &bytes, key);
             }
-            Packet::Poll { party, next_round } => self.polled(party, next_round),
-            Packet::News { party, package, open, results, joined } => {
-                self.news(party, &package, open, results, joined);
+            Packet::Poll { party, next_round, keyed } => self.polled(party, next_round, keyed),
+            Packet::News { party, package, open, results, joined, key, ask } => {
+                self.news(party, &package, open, results, joined, (key, ask));
             }
-            Packet::Control { bytes, party } => {
-                let message = Message::from_wire(&bytes).unwrap();
-                let from = Peer::Party(self.lab.parties[party].entry.party.clone());
-                self.aggregator_event(aggregator::Event::Message {
-                    from,
-                    message: Box::new(message),
-                });
+            Packet::Taken { party, label } => {
+                self.party_event(party, party::Event::ShareTaken { label }, None);
             }
+            Packet::Control { bytes, party } => self.controlled(party, &bytes),
             Packet::Submit { party, header, ciphertext } => {
                 self.submitted(party, &header, ciphertext);
             }
@@ -138,9 +139,18 @@ impl World {
     pub(super) fn worked(&mut self, node: Node, work: Work) {
         match (node, work) {
             (Node::Aggregator, Work::Open(work)) => self.opened(&work),
+            (Node::Authority(a), Work::Post(work, request)) => {
+                self.authority_post(a, &work, &request);
+            }
             (Node::Authority(a), Work::Key(work, request)) => {
                 self.audit.key(a, &work, self.lab.manifest.floor());
-                let bytes = self.lab.functional_key(a, &work);
+                let bytes = if self.lab.manifest.is_threshold() {
+                    // The replies come from the aggregator, which asks again if it was away.
+                    let Some(replies) = self.replies(&work.members) else { return };
+                    self.authority_partial(a, &work, &replies)
+                } else {
+                    self.lab.functional_key(a, &work)
+                };
                 let key = bulk(&bytes);
                 self.processes.get_mut(&node).unwrap().disk.blobs.insert(key.root, bytes);
                 let event = authority::Event::KeyReady { label: work.label, key };
@@ -150,6 +160,68 @@ impl World {
             }
             (Node::Party(party), Work::Party(work)) => self.party_worked(party, &work),
             other => self.audit.broken(format!("work of another role: {other:?}")),
+        }
+    }
+
+    /// The replies of a frozen set, as the aggregator serves them.
+    pub(super) fn replies(&self, members: &[KeyMember]) -> Option<Vec<Vec<u8>>> {
+        let aggregator = &self.processes[&Node::Aggregator];
+        let reply = |m: &KeyMember| aggregator.disk.blobs.get(&m.ciphertext.root).cloned();
+        if aggregator.up { members.iter().map(reply).collect() } else { None }
+    }
+
+    /// Randomness of a post to the threshold key.
+    pub(super) fn fresh_seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.nonces.fill_bytes(&mut seed);
+        seed
+    }
+
+    /// Charges and refunds among `outputs`, to be committed with them: all or none.
+    pub(super) fn settle<M, W>(
+        &mut self,
+        node: Node,
+        who: &str,
+        outputs: &[Output<M, W>],
+    ) -> Result<Ledger, Refusal> {
+        let mut ledger = self.processes[&node].disk.ledger.clone();
+        for output in outputs {
+            match output {
+                Output::Charge(charge) => {
+                    if let Err(refusal) = ledger.charge(charge, None) {
+                        self.audit.refusal(who, &refusal);
+                        return Err(refusal);
+                    }
+                }
+                Output::Refund(charge) => ledger.refund(&charge.job, charge.round),
+                _ => {}
+            }
+        }
+        Ok(ledger)
+    }
+
+    /// Commits a state, its ledger and, after a post, the secret it left.
+    pub(super) fn commit<M, W>(
+        &mut self,
+        node: Node,
+        state: Vec<u8>,
+        ledger: Ledger,
+        outputs: &[Output<M, W>],
+    ) {
+        let kept = self.kept.take();
+        let disk = &mut self.processes.get_mut(&node).unwrap().disk;
+        disk.state = Some(state);
+        disk.ledger = ledger;
+        if let Some((place, secret)) = kept {
+            // A post that was made before is not made again: its secret stays.
+            disk.secrets.entry(place).or_insert(secret);
+        }
+        for output in outputs {
+            match output {
+                Output::Charge(charge) => self.audit.charge(node, charge.round),
+                Output::Refund(charge) => self.audit.refund(node, charge.round),
+                _ => {}
+            }
         }
     }
 
@@ -292,7 +364,61 @@ impl World {
         }
     }
 
-    fn polled(&mut self, party: usize, next_round: u32) {
+    /// A control message of a party arrives.
+    fn controlled(&mut self, party: usize, bytes: &[u8]) {
+        let from = Peer::Party(self.lab.parties[party].entry.party.clone());
+        let Some(job) = self.aggregator_job() else { return };
+        let state = job.state_name();
+        let message = Message::from_wire(bytes).unwrap();
+        let holder = matches!(
+            message,
+            Message::KeyPost(_) | Message::Partial(..) | Message::ShareRefused(_)
+        );
+        let label = match &message {
+            Message::Partial(partial, _) => partial.peek().ok().map(|said| said.label),
+            Message::ShareRefused(refused) => refused.peek().ok().map(|said| said.label),
+            _ => None,
+        };
+        let refusal = match message {
+            Message::Partial(partial, bytes) => self.partial(&job, from, partial, bytes),
+            message => self
+                .aggregator_event(aggregator::Event::Message { from, message: Box::new(message) }),
+        };
+        if let Some(lie) = self.lies.holder(party).filter(|_| holder) {
+            self.lied(state, lie.text(), refusal.as_ref());
+        }
+        if let Some(label) = label.filter(|_| self.processes[&Node::Aggregator].up) {
+            self.send(Packet::Taken { party, label });
+        }
+    }
+
+    /// A partial decryption: its bytes are stored before the machine hears of it.
+    fn partial(
+        &mut self,
+        job: &AggregatorJob,
+        from: Peer,
+        partial: Signed<Partial>,
+        bytes: Vec<u8>,
+    ) -> Option<Refusal> {
+        let early = job.admit_partial(&partial).and_then(|said| match bulk(&bytes) {
+            bulk if bulk == said.partial => Ok(bulk.root),
+            _ => Err(Refusal::new(Code::Malformed, "the bytes are not those of the message")),
+        });
+        match early {
+            Ok(root) => {
+                let disk = &mut self.processes.get_mut(&Node::Aggregator).unwrap().disk;
+                disk.blobs.insert(root, bytes);
+                let message = Box::new(Message::Partial(partial, Vec::new()));
+                self.aggregator_event(aggregator::Event::Message { from, message })
+            }
+            Err(refusal) => {
+                self.audit.refusal("aggregator", &refusal);
+                Some(refusal)
+            }
+        }
+    }
+
+    fn polled(&mut self, party: usize, next_round: u32, keyed: bool) {
         let Some(job) = self.aggregator_job() else { return };
         let Some(package) = job.package() else { return };
         let blobs = &self.processes[&Node::Aggregator].disk.blobs;
@@ -303,9 +429,12 @@ impl World {
             .map(|record| (encode(record.signed()), blobs[&record.sum.root].clone()))
             .collect();
         let open = job.open_round().map(|open| encode(open.signed()));
-        let joined = job.status().joined.contains(&self.lab.parties[party].entry.party);
+        let name = &self.lab.parties[party].entry.party;
+        let joined = job.status().joined.contains(name);
         let package = encode(&package);
-        self.send(Packet::News { party, package, open, results, joined });
+        let key = job.key_transcript().filter(|_| !keyed).map(|key| encode(&key));
+        let ask = job.share_ask().filter(|_| job.wants_share(name)).map(|ask| encode(&ask));
+        self.send(Packet::News { party, package, open, results, joined, key, ask });
     }
 
     fn submitted(&mut self, party: usize, header: &[u8], ciphertext: Vec<u8>) {
@@ -316,6 +445,12 @@ impl World {
             let claimed = header.peek().map(|header| header.ciphertext).ok();
             (claimed != Some(bulk(&ciphertext)))
                 .then(|| Refusal::new(Code::Malformed, "the bytes are not those of the header"))
+        });
+        // Only replies with a good proof count.
+        let early = early.or_else(|| {
+            let (key, said) = (job.job_key()?, header.peek().ok()?);
+            let round = job.live_attempt()?.0.fields.round;
+            self.lab.verify_reply(key, round, &said, &ciphertext).err()
         });
         let refusal = if let Some(refusal) = early {
             self.audit.refusal("aggregator", &refusal);
@@ -342,19 +477,25 @@ impl World {
             list.iter().map(|one| blobs[&bulk(one)].clone()).collect()
         };
         let (ciphertexts, keys) = (of(&work.ciphertexts), of(&work.keys));
-        let (_, model): (AggregatorJob, ModelState) =
+        let holders = work.partials.iter().map(|(name, _)| name.clone());
+        let partials: Vec<(Name, Vec<u8>)> = holders.zip(of(&work.partials)).collect();
+        let (job, model): (AggregatorJob, ModelState) =
             decode(self.processes[&Node::Aggregator].disk.state.as_ref().unwrap()).unwrap();
         let lab = &self.lab;
-        let outcome = lab
-            .open(work.round, work.label, ciphertexts, keys)
-            .map_err(|e| Refusal::new(Code::CheckSlot, e.to_string()))
-            .and_then(|sum| {
-                let read = lab.read(work.round, work.ciphertexts.len(), &sum)?;
-                let next = model
-                    .advance(&lab.manifest.workload, work.round, &read)
-                    .map_err(|e| Refusal::new(Code::CheckSlot, e.to_string()))?;
-                Ok((sum, next))
-            });
+        let (round, label) = (work.round, work.label);
+        let outcome = match job.job_key() {
+            Some(key) => lab.open_shares(key, round, label, &ciphertexts, &keys[0], &partials),
+            None => lab
+                .open(round, label, ciphertexts, keys)
+                .map_err(|e| Refusal::new(Code::CheckSlot, e.to_string())),
+        };
+        let outcome = outcome.and_then(|sum| {
+            let read = lab.read(work.round, work.ciphertexts.len(), &sum)?;
+            let next = model
+                .advance(&lab.manifest.workload, work.round, &read)
+                .map_err(|e| Refusal::new(Code::CheckSlot, e.to_string()))?;
+            Ok((sum, next))
+        });
         let mut next_model = None;
         let outcome = match outcome {
             Ok((sum, next)) => {
@@ -364,6 +505,12 @@ impl World {
                 disk.blobs.insert(opened.sum.root, sum);
                 next_model = Some(next);
                 Ok(opened)
+            }
+            Err(refusal) if refusal.code == Code::BadShare => {
+                let liar = self.lies.holder(0).map(HolderLie::text);
+                self.lied("Opening", liar.unwrap_or("authority's key is garbage"), Some(&refusal));
+                self.audit.refusal("aggregator", &refusal);
+                Err(refusal)
             }
             Err(refusal) => {
                 self.strike(Node::Aggregator, "garbage sum");
@@ -443,11 +590,17 @@ impl World {
         request: &[u8],
     ) -> Option<Vec<Answer>> {
         let node = Node::Authority(a);
+        let ledger = match self.settle(node, &format!("authority {a}"), &outputs) {
+            Ok(ledger) => ledger,
+            // A step that passes the budget does not happen.
+            Err(refusal) => return Some(vec![(Message::Refused(refusal).to_wire(), None)]),
+        };
         if crash == Some(0) {
+            self.kept = None;
             self.crash(node, CRASHES[0]);
             return None;
         }
-        self.processes.get_mut(&node).unwrap().disk.state = Some(stored(job));
+        self.commit(node, stored(job), ledger, &outputs);
         self.facts(&format!("authority {a}"), &outputs);
         if crash == Some(1) {
             self.crash(node, CRASHES[1]);
@@ -471,8 +624,8 @@ impl World {
                 Output::Work(AuthorityWork::Key(work)) => {
                     self.begin(node, Work::Key(work, request.to_vec()));
                 }
-                Output::Work(AuthorityWork::Post(_)) => {
-                    self.audit.broken("a key is made in a job without one");
+                Output::Work(AuthorityWork::Post(work)) => {
+                    self.begin(node, Work::Post(work, request.to_vec()));
                 }
                 Output::Reject(refusal) => {
                     answers.push((Message::Refused(refusal).to_wire(), None));
@@ -484,6 +637,31 @@ impl World {
             self.crash(node, CRASHES[2]);
         }
         Some(answers)
+    }
+
+    /// The authority's post to the threshold key.
+    fn authority_post(&mut self, a: usize, work: &PostWork, request: &[u8]) {
+        let node = Node::Authority(a);
+        let call = work.transcript.call.hash();
+        let seed = self.fresh_seed();
+        let secret = self.processes[&node].disk.secret(call, work.step);
+        let identity = &self.lab.authorities[a].identity;
+        let (bytes, kept) = self.lab.key_post(identity, &secret, work, seed).unwrap();
+        self.kept = Some(((call, work.step), kept));
+        let event = authority::Event::Posted { call, step: work.step, bytes };
+        for (bytes, key) in self.authority_event(a, event, request).unwrap_or_default() {
+            self.answer(a, request.to_vec(), bytes, key);
+        }
+    }
+
+    fn authority_partial(&self, a: usize, work: &ComputeKey, replies: &[Vec<u8>]) -> Vec<u8> {
+        let disk = &self.processes[&Node::Authority(a)].disk;
+        let job: AuthorityJob = decode(disk.state.as_ref().unwrap()).unwrap();
+        let key = job.job_key().unwrap();
+        let call = key.keying().call().hash();
+        let secret = disk.secret(call, u16::MAX);
+        let me = (AUTHORITY, &self.lab.authorities[a].identity);
+        self.lab.partial(key, me, &secret, work, replies).unwrap()
     }
 
     fn answer(&mut self, a: usize, request: Vec<u8>, bytes: Vec<u8>, key: Option<Vec<u8>>) {

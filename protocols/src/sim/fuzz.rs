@@ -9,13 +9,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::lab::{Kind, bulk, context, stream};
 use super::scenario::size;
 use super::stage::{Stage, indicator};
+use super::world::threshold_scheme;
 use crate::machine::Peer;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::aggregator::{self, AggregatorJob};
 use crate::round::authority::{self, AuthorityJob};
 use crate::round::messages::{
-    Freeze, FuncKey, KeyRequest, Message, PromiseRequest, Receipt, RoundOpen, SubmitHeader,
-    TombstoneRequest, request_hash, y_hash,
+    Freeze, FuncKey, KeyRequest, KeyTranscript, Message, PromiseRequest, Receipt, RoundOpen,
+    ShareAsk, ShareRefused, SubmitHeader, TombstoneRequest, request_hash, y_hash,
 };
 use crate::round::party::{self, PartyJob};
 use crate::wire::{Body, Signature, Signed, decode, encode};
@@ -28,6 +29,16 @@ struct Fixture {
     parties: Vec<PartyJob>,
     samples: Vec<(&'static str, Vec<u8>)>,
     header: Vec<u8>,
+    keyed: Keyed,
+}
+
+/// A threshold job's machines.
+struct Keyed {
+    stage: Stage,
+    authorities: Vec<AuthorityJob>,
+    parties: Vec<PartyJob>,
+    transcript: KeyTranscript,
+    ask: ShareAsk,
 }
 
 fn fixture() -> &'static Fixture {
@@ -122,8 +133,43 @@ fn build() -> Fixture {
     samples.push(("refused", Message::Refused(Refusal::new(Code::Late, "too late"))));
     aggregators.push(job);
     samples.dedup_by_key(|(name, _)| *name);
+    let keyed = keyed_samples(&mut samples);
     let samples = samples.into_iter().map(|(name, m)| (name, m.to_wire())).collect();
-    Fixture { stage, authorities, aggregators, parties, samples, header: header.to_wire() }
+    Fixture { stage, authorities, aggregators, parties, samples, header: header.to_wire(), keyed }
+}
+
+/// A threshold job: its machines in several states, and the messages that only such jobs send.
+fn keyed_samples(samples: &mut Vec<(&'static str, Message)>) -> Keyed {
+    let scheme = threshold_scheme().unwrap();
+    let mut stage = Stage::new(11, &size(Kind::Sum, scheme));
+    let all = [0, 1, 2, 3, 4];
+    let (mut parties, mut authorities) = (Vec::new(), Vec::new());
+    parties.push(stage.parties[0].clone());
+    authorities.push(stage.authorities[0].clone());
+    let transcript = stage.make_key(0, &all).unwrap();
+    parties.push(stage.parties[0].clone());
+    authorities.push(stage.authorities[0].clone());
+    let ask = KeyTranscript { posts: transcript.posts[..1].to_vec(), ..transcript.clone() };
+    samples.push(("key-ask", Message::KeyAsk(Box::new(ask))));
+    samples.push(("key-post", Message::KeyPost(transcript.posts[0].clone())));
+    stage.accept_key(&transcript).unwrap();
+    parties.push(stage.parties[0].clone());
+    let open = stage.sign(stage.opening(0, 0, &all));
+    let members = stage.submit_all(&all, &open).unwrap();
+    let freeze = stage.freeze(&open, &members);
+    let y = indicator(&open.peek().unwrap().roster, &members);
+    let promise = stage.promise(0, &freeze, &y).unwrap();
+    let ask = stage.ask(&freeze, &[promise]);
+    let (partial, bytes) = stage.share(0, &ask).unwrap();
+    parties.push(stage.parties[0].clone());
+    let said = partial.peek().unwrap();
+    samples.push(("partial", Message::Partial(partial, bytes)));
+    let refusal = Refusal::new(Code::BadCiphertext, "a wrong reply")
+        .blaming(Culprit::Party(stage.lab.parties[1].entry.party.clone()));
+    let refused = ShareRefused { holder: said.holder, label: said.label, refusal };
+    let refused = Signed::sign(refused, &stage.lab.parties[0].identity).signed().clone();
+    samples.push(("share-refused", Message::ShareRefused(refused)));
+    Keyed { stage, authorities, parties, transcript, ask }
 }
 
 /// One encoded message of each kind, by name; the same in every build of one wire version.
@@ -179,6 +225,56 @@ pub fn fuzz_signed(bytes: &[u8]) {
     handle_everywhere(&Message::Promise(sign_raw(authority, bytes)));
     handle_everywhere(&Message::FuncKey(sign_raw(authority, bytes)));
     handle_everywhere(&Message::Tombstone(sign_raw(authority, bytes)));
+    handle_everywhere(&Message::KeyPost(sign_raw(party, bytes)));
+    handle_everywhere(&Message::Partial(sign_raw(party, bytes), Vec::new()));
+    handle_everywhere(&Message::ShareRefused(sign_raw(party, bytes)));
+    let Keyed { stage, transcript, ask, .. } = &fixture().keyed;
+    let call = sign_raw(&stage.lab.aggregator, bytes);
+    show_key(&KeyTranscript { call, posts: Vec::new() });
+    let mut posts = transcript.posts.clone();
+    posts[0] = sign_raw(&stage.lab.parties[0].identity, bytes);
+    show_key(&KeyTranscript { posts, ..transcript.clone() });
+    let freeze = sign_raw::<Freeze>(&stage.lab.aggregator, bytes);
+    ask_share(&ShareAsk { freeze, ..ask.clone() });
+    let promises = vec![sign_raw(&stage.lab.authorities[0].identity, bytes)];
+    ask_share(&ShareAsk { promises, ..ask.clone() });
+}
+
+/// Bytes as a transcript of a key and as an ask for shares, which parties find at the aggregator.
+pub fn fuzz_holder(bytes: &[u8]) {
+    if let Ok(transcript) = decode(bytes) {
+        show_key(&transcript);
+    }
+    if let Ok(ask) = decode(bytes) {
+        ask_share(&ask);
+    }
+}
+
+/// Seeds for [`fuzz_holder`].
+#[must_use]
+pub fn holder_samples() -> [Vec<u8>; 2] {
+    let Keyed { transcript, ask, .. } = &fixture().keyed;
+    [encode(transcript), encode(ask)]
+}
+
+fn show_key(transcript: &KeyTranscript) {
+    tell_parties(&party::Event::Key(transcript.clone()));
+    let message = Message::KeyAsk(Box::new(transcript.clone()));
+    handle_everywhere(&message);
+}
+
+fn ask_share(ask: &ShareAsk) {
+    tell_parties(&party::Event::Share(ask.clone()));
+}
+
+fn tell_parties(event: &party::Event) {
+    let Keyed { stage, parties, .. } = &fixture().keyed;
+    let mut rng = stream(14, "fuzz", &[]);
+    for job in parties {
+        let mut cx = context(1, &stage.lab.parties[0].identity, &mut rng);
+        let handled = job.clone().handle(&mut cx, event.clone());
+        assert!(handled.is_ok(), "a peer's message is a bug of ours");
+    }
 }
 
 /// Bytes as a stored state of each role: what decodes encodes to something that reads back.
@@ -209,8 +305,15 @@ fn sign_raw<T: Body>(identity: &Identity, body: &[u8]) -> Signed<T> {
 
 /// Every machine in every state takes the message, or refuses it.
 fn handle_everywhere(message: &Message) {
-    let Fixture { stage, authorities, aggregators, parties, .. } = fixture();
+    let Fixture { stage, authorities, aggregators, parties, keyed, .. } = fixture();
     let mut rng = stream(13, "fuzz", &[]);
+    let keys = &keyed.stage.lab.authorities[0];
+    for job in &keyed.authorities {
+        let event = authority::Event::Message(Box::new(message.clone()));
+        let mut cx = context(1, &keys.identity, &mut rng);
+        let handled = job.clone().handle(&mut cx, &keys.directory, event);
+        assert!(handled.is_ok(), "a peer's message is a bug of ours");
+    }
     let keys = &stage.lab.authorities[0];
     for job in authorities {
         let event = authority::Event::Message(Box::new(message.clone()));

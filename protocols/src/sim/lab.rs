@@ -7,21 +7,27 @@ use quorate_crypto::conformance::{open, write_message};
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::{Identity, KeyBinding, SharedKey};
 use quorate_crypto::merkle::{CHUNK_BYTES, Hash, hash_parts, leaf_hash, root};
+use quorate_crypto::schemes;
+use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{
-    KeyedNonce, Label, Nonce, PadSuite, Ring, SchemeError, SumContext, SumScheme,
+    KeyedNonce, Label, Nonce, PadSuite, Ring, SchemeError, StepInput, SumContext, SumScheme,
 };
+use quorate_crypto::threshold::{AUTHORITY, HolderInput, KeySecret, PartyInput};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::enrol::{Enroll, EnrollRequest, Enrolled};
-use crate::hybrid_alpha::PROTOCOL_ID;
-use crate::job::{AuthorityKey, Deadlines, MANIFEST_VERSION, Manifest, Privacy, RosterEntry};
+use crate::job::{
+    AuthorityKey, Deadlines, MANIFEST_VERSION, Manifest, Privacy, RosterEntry, ThresholdSpec,
+};
 use crate::machine::Context;
 use crate::payload::{MOMENT_BITS, OpenedSum, PayloadKind, plaintext_bytes, read_sum};
-use crate::refusal::{Code, Refusal};
-use crate::round::authority::ComputeKey;
-use crate::round::messages::BulkRef;
-use crate::round::{STEP_KEY, STEP_SUBMIT};
+use crate::policy::{Mechanism, NoiseSpec, Unit};
+use crate::refusal::{Code, Culprit, Refusal};
+use crate::round::authority::{ComputeKey, KeyMember};
+use crate::round::keying::{JobKey, Keying, PostWork};
+use crate::round::messages::{BulkRef, SubmitHeader, reply_binding};
+use crate::round::{STEP_KEY, STEP_PARTIAL, STEP_SUBMIT};
 use crate::wire::{Name, Signed};
 use crate::workload::{Column, ColumnKind, LocalSpec, ModelSpec, Schema, TrainSpec, Workload};
 
@@ -102,6 +108,10 @@ pub struct Size {
     pub scheme: u16,
     /// Kind of sums.
     pub kind: Kind,
+    /// N and T; with a threshold scheme only.
+    pub threshold: Option<ThresholdSpec>,
+    /// Rounds that the privacy budget of the data set allows, all its jobs together.
+    pub budget: Option<u32>,
 }
 
 /// A deployment: all keys, and one job's manifest.
@@ -198,6 +208,182 @@ impl Lab {
     fn context(&self, round: u32, label: Label) -> SumContext {
         let shape = self.manifest.shape(round).unwrap();
         SumContext { label, shape, suite: self.manifest.suite, public: Default::default() }
+    }
+
+    fn key_context(&self, key: &JobKey, round: u32, label: Label) -> SumContext {
+        SumContext { public: key.public().into(), ..self.context(round, label) }
+    }
+
+    /// One post to the threshold key, and the secret it leaves.
+    ///
+    /// # Errors
+    /// The scheme's.
+    pub fn key_post(
+        &self,
+        identity: &Identity,
+        secret: &[u8],
+        work: &PostWork,
+        seed: [u8; 32],
+    ) -> Result<(Vec<u8>, Vec<u8>), SchemeError> {
+        let keying = Keying::read(&self.manifest, &work.transcript).unwrap();
+        let scheme = self.manifest.threshold_scheme().unwrap();
+        let (secret, seed) = (Secret::new(secret.to_vec()), Secret::new(seed));
+        keying.with_setup(&self.manifest, |setup, posts| {
+            let before: Vec<_> = posts.iter().filter(|p| p.step < work.step).cloned().collect();
+            let me = (work.number, identity);
+            scheme
+                .key_post(setup, usize::from(work.step), me, &secret, &before, &seed)
+                .map(|(post, kept)| (post, kept.expose().clone()))
+        })
+    }
+
+    /// A participant's share, from what its last post left.
+    ///
+    /// # Errors
+    /// The scheme's.
+    pub fn key_share(
+        &self,
+        key: &JobKey,
+        (number, identity): (u32, &Identity),
+        secret: &[u8],
+    ) -> Result<KeySecret, SchemeError> {
+        let scheme = self.manifest.threshold_scheme().unwrap();
+        let secret = Secret::new(secret.to_vec());
+        key.keying().with_setup(&self.manifest, |setup, posts| {
+            scheme.key_share(setup, (number, identity), &secret, posts)
+        })
+    }
+
+    /// What party `party` encrypts of `plaintext` under the job's threshold key.
+    #[must_use]
+    pub fn reply(
+        &self,
+        party: &PartyKeys,
+        key: &JobKey,
+        round: u32,
+        (label, nonce): (Label, Nonce),
+        plaintext: &[u8],
+    ) -> Vec<u8> {
+        let binding = reply_binding(&label, &party.entry.party, &nonce);
+        let message = [binding.0, bulk(plaintext).root.0].concat();
+        let seed = *party.identity.derive_seed("quorate/reply-seed/1", &message).expose();
+        let state = PartyInput { seed: Secret::new(seed), binding }.to_state();
+        let context = self.key_context(key, round, label);
+        self.contribute(STEP_SUBMIT, &context, state.expose(), plaintext, &[]).unwrap()
+    }
+
+    /// Whether the aggregator takes a reply: its form and proof.
+    ///
+    /// # Errors
+    /// [`Code::BadCiphertext`], naming the sender.
+    pub fn verify_reply(
+        &self,
+        key: &JobKey,
+        round: u32,
+        header: &SubmitHeader,
+        reply: &[u8],
+    ) -> Result<(), Refusal> {
+        let binding = reply_binding(&header.label, &header.party, &header.nonce);
+        let shape = self.manifest.shape(round).unwrap();
+        let scheme = self.manifest.threshold_scheme().unwrap();
+        let checked =
+            scheme.load(key.public()).and_then(|key| key.verify_reply(&shape, &binding, reply));
+        checked.map_err(|error| bad_reply(&header.party, &error))
+    }
+
+    /// The partial decryption of the sum of `replies`, of the authority or of a holder: every proof is
+    /// checked first.
+    ///
+    /// # Errors
+    /// [`Code::BadCiphertext`], naming the sender of a wrong reply.
+    pub fn partial(
+        &self,
+        key: &JobKey,
+        (number, identity): (u32, &Identity),
+        secret: &[u8],
+        work: &ComputeKey,
+        replies: &[Vec<u8>],
+    ) -> Result<Vec<u8>, Refusal> {
+        let label = work.label;
+        let share = self.key_share(key, (number, identity), secret).unwrap();
+        let binding = |m: &KeyMember| reply_binding(&label, &m.party, &m.nonce);
+        let input = HolderInput {
+            share: Secret::new(share.expose().clone()),
+            seed: identity.derive_seed("quorate/share-seed/1", &label.0),
+            bindings: work.members.iter().map(binding).collect(),
+        };
+        let step = if number == AUTHORITY { STEP_KEY } else { STEP_PARTIAL };
+        let context = self.key_context(key, work.round, label);
+        let state = input.to_state();
+        self.contribute(step, &context, state.expose(), &[], replies)
+            .map_err(|(at, error)| bad_reply(&work.members[at].party, &error))
+    }
+
+    /// One contributor's bytes of fixed length, or the message of its inbox that it refuses.
+    fn contribute(
+        &self,
+        step: usize,
+        context: &SumContext,
+        state: &[u8],
+        plaintext: &[u8],
+        inbox: &[Vec<u8>],
+    ) -> Result<Vec<u8>, (usize, SchemeError)> {
+        let scheme = self.scheme();
+        let input = StepInput { state, ..StepInput::default() };
+        let mut contributor = scheme.contributor(step, context, &input).unwrap();
+        for (at, message) in inbox.iter().enumerate() {
+            contributor.absorb(0..context.shape.dim, message).map_err(|error| (at, error))?;
+        }
+        let len = scheme.encoded_len(&context.shape, step).unwrap();
+        let len = len.total(context.shape.dim).unwrap();
+        let mut out = vec![0; usize::try_from(len).unwrap()];
+        contributor.write(0..context.shape.dim, plaintext, &mut out).unwrap();
+        Ok(out)
+    }
+
+    /// The ring words that replies and partial decryptions open to.
+    ///
+    /// # Errors
+    /// [`Code::BadShare`], naming whose partial decryption is wrong; [`Code::Overflow`].
+    pub fn open_shares(
+        &self,
+        key: &JobKey,
+        round: u32,
+        label: Label,
+        replies: &[Vec<u8>],
+        authority: &[u8],
+        partials: &[(Name, Vec<u8>)],
+    ) -> Result<Vec<u8>, Refusal> {
+        let context = self.key_context(key, round, label);
+        let all = 0..context.shape.dim;
+        let members = u32::try_from(replies.len()).unwrap();
+        let mut opener = self.scheme().opener(&context, members).unwrap();
+        opener.begin(all);
+        for reply in replies {
+            opener.absorb(STEP_SUBMIT, reply).unwrap();
+        }
+        let wrong = |culprit: Culprit, why: &dyn core::fmt::Display| {
+            Refusal::new(Code::BadShare, format!("a partial decryption is wrong: {why}"))
+                .blaming(culprit)
+        };
+        let name = self.authorities[0].name.clone();
+        opener
+            .absorb(STEP_KEY, authority)
+            .map_err(|error| wrong(Culprit::Authority(name), &error))?;
+        for (holder, partial) in partials {
+            let blame = |why: &dyn core::fmt::Display| wrong(Culprit::Party(holder.clone()), why);
+            // The opener takes any holder's partial decryption: it must be the sender's own.
+            let number = key.holder(holder).unwrap().to_le_bytes();
+            if partial.first_chunk() != Some(&number) {
+                return Err(blame(&"another holder's number"));
+            }
+            opener.absorb(STEP_PARTIAL, partial).map_err(|error| blame(&error))?;
+        }
+        let word = self.manifest.ring.word_bytes();
+        let mut out = vec![0; usize::try_from(context.shape.dim).unwrap() * word];
+        let opened = opener.finish(&mut out);
+        opened.map_err(|error| Refusal::new(Code::Overflow, error.to_string()))?;
+        Ok(out)
     }
 
     fn binding<'a>(&'a self, a: usize, member: &'a RosterEntry) -> KeyBinding<'a> {
@@ -334,6 +520,34 @@ impl Lab {
     }
 }
 
+fn bad_reply(party: &Name, error: &SchemeError) -> Refusal {
+    Refusal::new(Code::BadCiphertext, format!("the reply of {party}: {error}"))
+        .blaming(Culprit::Party(party.clone()))
+}
+
+/// Whether this scheme's keys are made and used by holders.
+#[must_use]
+pub fn is_threshold(scheme: u16) -> bool {
+    schemes::threshold_by_id(scheme).is_some()
+}
+
+/// A privacy table whose budget allows `rounds` rounds.
+#[must_use]
+pub fn noise(rounds: u32) -> NoiseSpec {
+    let table = NoiseSpec {
+        unit: Unit::Party,
+        mechanism: Mechanism::Gaussian,
+        multiplier: 4.0,
+        clip: 1.0,
+        epsilon: 1.0,
+        delta: 1e-6,
+        data_set: name("customers"),
+    };
+    // Between what this many rounds cost and what one more would.
+    let epsilon = f64::midpoint(table.epsilon_of(rounds), table.epsilon_of(rounds + 1));
+    NoiseSpec { epsilon, ..table }
+}
+
 /// A driver's context.
 pub fn context<'a>(now_ms: u64, identity: &'a Identity, rng: &'a mut ChaCha20Rng) -> Context<'a> {
     Context { now_ms, identity, rng }
@@ -349,7 +563,10 @@ fn manifest(
     let mut salt = [0; 16];
     rng.fill_bytes(&mut salt);
     let ddh = size.scheme == 2;
+    let threshold = is_threshold(size.scheme);
     let workload = match size.kind {
+        // Short sums of values that a discrete logarithm is quickly found for.
+        Kind::Sum if threshold => Workload::Sum { dim: 3, rounds: size.rounds, max_abs: 1 << 13 },
         // Wide values: two plaintexts of one run are never equal by chance.
         Kind::Sum => Workload::Sum {
             dim: if ddh { 2 } else { draw(&mut rng, 3, 7) },
@@ -389,7 +606,10 @@ fn manifest(
                 exchange: authority.identity.exchange_key(),
             })
             .collect(),
-        protocol: PROTOCOL_ID,
+        protocol: match threshold {
+            true => crate::threshold::PROTOCOL_ID,
+            false => crate::hybrid_alpha::PROTOCOL_ID,
+        },
         scheme: size.scheme,
         suite: if seed.is_multiple_of(3) { PadSuite::ChaCha20 } else { PadSuite::Aes256Ctr },
         ring: if small { Ring::Z32 } else { Ring::Z64 },
@@ -398,8 +618,8 @@ fn manifest(
         quorum: size.quorum,
         k_min: 2,
         colluders: size.colluders,
-        threshold: None,
-        privacy: Privacy::None,
+        threshold: size.threshold,
+        privacy: size.budget.map_or(Privacy::None, |rounds| Privacy::Noise(noise(rounds))),
         verified_sum: false,
         deadlines: Deadlines { collect_ms: 1500, grace_ms: 150, key_ms: 900, max_attempts: 60 },
         workload,

@@ -1,6 +1,8 @@
 //! One liar per run: a party, an authority, or an aggregator that is honest but also sends forged
 //! messages, signed with its own real key, to whoever it likes.
 
+use std::collections::BTreeMap;
+
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
@@ -11,8 +13,9 @@ use super::world::{Node, World};
 use crate::job::{RosterEntry, roster_root};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::messages::{
-    Freeze, FuncKey, KeyRequest, Message, Promise, PromiseRequest, Receipt, ResultRecord,
-    RoundFields, RoundOpen, SubmitHeader, Tombstone, y_hash,
+    Freeze, FuncKey, KeyCall, KeyPosted, KeyRequest, KeyTranscript, Message, Partial, Promise,
+    PromiseRequest, Receipt, ResultRecord, RoundFields, RoundOpen, ShareAsk, ShareRefused,
+    SubmitHeader, Tombstone, y_hash,
 };
 use crate::round::party::{self, PartyJob};
 use crate::wire::{Body, Signature, Signed};
@@ -38,11 +41,17 @@ pub enum PartyLie {
     HugeValue,
     /// Sends bytes that are not those of its header.
     OtherBytes,
+    /// In threshold jobs: sends another party's reply to the same attempt as its own.
+    CopiedReply,
+    /// In threshold jobs: sends its reply of an earlier attempt under the new label.
+    ReplayedReply,
+    /// In threshold jobs: changes its ciphertext and keeps the proof.
+    AlteredReply,
 }
 
 impl PartyLie {
     /// All.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::WrongLabel,
         Self::Replay,
         Self::WrongLength,
@@ -52,7 +61,20 @@ impl PartyLie {
         Self::GarbagePad,
         Self::HugeValue,
         Self::OtherBytes,
+        Self::CopiedReply,
+        Self::ReplayedReply,
+        Self::AlteredReply,
     ];
+
+    /// Whether the lie is one in a job of this kind.
+    #[must_use]
+    pub const fn fits(self, threshold: bool) -> bool {
+        match self {
+            Self::GarbagePad | Self::HugeValue => !threshold,
+            Self::CopiedReply | Self::ReplayedReply | Self::AlteredReply => threshold,
+            _ => true,
+        }
+    }
 
     /// In the coverage table.
     #[must_use]
@@ -67,6 +89,9 @@ impl PartyLie {
             Self::GarbagePad => "party uses a garbage pad",
             Self::HugeValue => "party submits a huge value",
             Self::OtherBytes => "party's bytes are not its header's",
+            Self::CopiedReply => "party copies another's reply",
+            Self::ReplayedReply => "party replays an old reply",
+            Self::AlteredReply => "party alters its reply",
         }
     }
 
@@ -115,7 +140,177 @@ impl PartyLie {
                 other[0] ^= 1;
                 vec![(honest.0, other)]
             }
-            Self::GarbagePad | Self::HugeValue => vec![honest],
+            Self::ReplayedReply => {
+                let (_, old) = kept.get_or_insert_with(|| honest.clone()).clone();
+                vec![(resign(&|header| header.ciphertext = bulk(&old)), old)]
+            }
+            Self::AlteredReply => {
+                let mut other = honest.1;
+                other[0] ^= 1;
+                vec![(resign(&|header| header.ciphertext = bulk(&other)), other)]
+            }
+            Self::GarbagePad | Self::HugeValue | Self::CopiedReply => vec![honest],
+        }
+    }
+}
+
+/// What a lying holder of the threshold key does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HolderLie {
+    /// Posts bytes that are no post.
+    BrokenPost,
+    /// Deals other values than it committed to.
+    BadDealing,
+    /// Posts twice in one step.
+    TwoPosts,
+    /// Posts under another's number.
+    ForeignPost,
+    /// Never posts.
+    NoPost,
+    /// Flips a byte of its partial decryption.
+    FlippedShare,
+    /// Decrypts the sum of another set.
+    OtherSum,
+    /// Sends another holder's partial decryption.
+    AnothersShare,
+    /// Sends two partial decryptions.
+    TwoShares,
+    /// Never answers.
+    NoShare,
+    /// Refuses, and blames an honest party for it.
+    Accuses,
+}
+
+impl HolderLie {
+    /// All.
+    pub const ALL: [Self; 11] = [
+        Self::BrokenPost,
+        Self::BadDealing,
+        Self::TwoPosts,
+        Self::ForeignPost,
+        Self::NoPost,
+        Self::FlippedShare,
+        Self::OtherSum,
+        Self::AnothersShare,
+        Self::TwoShares,
+        Self::NoShare,
+        Self::Accuses,
+    ];
+
+    /// In the coverage table.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::BrokenPost => "holder's post is broken",
+            Self::BadDealing => "holder's dealing is wrong",
+            Self::TwoPosts => "holder posts twice",
+            Self::ForeignPost => "holder posts as another",
+            Self::NoPost => "holder does not post",
+            Self::FlippedShare => "holder's share is flipped",
+            Self::OtherSum => "holder's share is of another sum",
+            Self::AnothersShare => "holder sends another's share",
+            Self::TwoShares => "holder sends two shares",
+            Self::NoShare => "holder does not answer",
+            Self::Accuses => "holder accuses an honest party",
+        }
+    }
+
+    /// Whether the holder is left out of the key that is made in the end.
+    #[must_use]
+    pub const fn breaks_key(self) -> bool {
+        matches!(self, Self::BrokenPost | Self::BadDealing | Self::ForeignPost | Self::NoPost)
+    }
+
+    /// The aggregator's states in which the lie is found, and what it is found to be.
+    #[must_use]
+    pub const fn found(self) -> Option<(&'static str, Code)> {
+        match self {
+            Self::BrokenPost | Self::BadDealing | Self::ForeignPost => {
+                Some(("Keying", Code::BadKey))
+            }
+            Self::TwoPosts => Some(("Keying", Code::Duplicate)),
+            Self::FlippedShare | Self::OtherSum | Self::AnothersShare => {
+                Some(("Opening", Code::BadShare))
+            }
+            Self::TwoShares => Some(("Releasing", Code::Duplicate)),
+            Self::NoPost | Self::NoShare | Self::Accuses => None,
+        }
+    }
+
+    /// What it sends instead of `honest`; `blobs` are all that reached the aggregator.
+    #[must_use]
+    pub fn messages(
+        self,
+        lab: &Lab,
+        keys: &PartyKeys,
+        blobs: &BTreeMap<Hash, Vec<u8>>,
+        honest: Message,
+    ) -> Vec<Message> {
+        let repost = |posted: &KeyPosted, change: &dyn Fn(&mut KeyPosted)| {
+            let mut posted = posted.clone();
+            change(&mut posted);
+            Message::KeyPost(Signed::sign(posted, &keys.identity).signed().clone())
+        };
+        let share = |partial: &Partial, bytes: Vec<u8>| {
+            let partial = Partial { partial: bulk(&bytes), ..partial.clone() };
+            Message::Partial(Signed::sign(partial, &keys.identity).signed().clone(), bytes)
+        };
+        match &honest {
+            Message::KeyPost(post) => {
+                let said = post.peek().unwrap();
+                match self {
+                    Self::BrokenPost => vec![repost(&said, &|p| p.post.bytes.truncate(5))],
+                    // Behind the commitments lie the values dealt to others.
+                    Self::BadDealing if said.post.step == 1 => vec![repost(&said, &|p| {
+                        if let Some(last) = p.post.bytes.last_mut() {
+                            *last ^= 1;
+                        }
+                    })],
+                    Self::TwoPosts => {
+                        let second = repost(&said, &|p| p.post.bytes.push(0));
+                        vec![honest.clone(), second]
+                    }
+                    Self::ForeignPost => vec![repost(&said, &|p| p.post.from += 1)],
+                    Self::NoPost => Vec::new(),
+                    _ => vec![honest],
+                }
+            }
+            Message::Partial(partial, bytes) => {
+                let said = partial.peek().unwrap();
+                let mut other = bytes.clone();
+                match self {
+                    Self::FlippedShare => {
+                        let middle = other.len() / 2;
+                        other[middle] ^= 1;
+                        vec![share(&said, other)]
+                    }
+                    Self::AnothersShare => {
+                        // One that the aggregator has already, or the own one under another number.
+                        let own = &bytes[..4];
+                        let found = blobs.values().find(|blob| {
+                            blob.len() == bytes.len() && blob[..4] != *own && blob[1..4] == [0; 3]
+                        });
+                        other[0] = other[0].wrapping_add(1);
+                        vec![share(&said, found.cloned().unwrap_or(other))]
+                    }
+                    Self::TwoShares => {
+                        other[4] ^= 1;
+                        vec![honest.clone(), share(&said, other)]
+                    }
+                    Self::NoShare => Vec::new(),
+                    Self::Accuses => {
+                        let victim = lab.parties.last().unwrap().entry.party.clone();
+                        let refusal = Refusal::new(Code::BadCiphertext, "invented")
+                            .blaming(Culprit::Party(victim));
+                        let (holder, label) = (said.holder, said.label);
+                        let refused = ShareRefused { holder, label, refusal };
+                        let refused = Signed::sign(refused, &keys.identity).signed().clone();
+                        vec![Message::ShareRefused(refused)]
+                    }
+                    _ => vec![honest],
+                }
+            }
+            _ => vec![honest],
         }
     }
 }
@@ -228,6 +423,7 @@ impl AuthorityLie {
 enum Liar {
     Nobody,
     Party(PartyLie),
+    Holder(HolderLie),
     Authority(AuthorityLie),
     Aggregator,
 }
@@ -248,9 +444,12 @@ impl Lies {
     pub fn plan(rng: &mut ChaCha20Rng, lab: &Lab) -> Self {
         let pick =
             |rng: &mut ChaCha20Rng, n: usize| usize::try_from(draw(rng, 0, n as u64 - 1)).unwrap();
-        let liar = match draw(rng, 0, 9) {
+        let keyed = lab.manifest.is_threshold();
+        let fit: Vec<PartyLie> = PartyLie::ALL.into_iter().filter(|lie| lie.fits(keyed)).collect();
+        let liar = match draw(rng, 0, if keyed { 13 } else { 9 }) {
             0..=3 => Liar::Nobody,
-            4 | 5 => Liar::Party(PartyLie::ALL[pick(rng, PartyLie::ALL.len())]),
+            4 | 5 => Liar::Party(fit[pick(rng, fit.len())]),
+            10..=13 => Liar::Holder(HolderLie::ALL[pick(rng, HolderLie::ALL.len())]),
             6 => {
                 let lie = AuthorityLie::ALL[pick(rng, AuthorityLie::ALL.len())];
                 if lie == AuthorityLie::ForgedPromise && lab.authorities.len() < 2 {
@@ -269,7 +468,9 @@ impl Lies {
     pub fn liar(&self, lab: &Lab) -> Option<Culprit> {
         match self.liar {
             Liar::Nobody => None,
-            Liar::Party(_) => Some(Culprit::Party(lab.parties[0].entry.party.clone())),
+            Liar::Party(_) | Liar::Holder(_) => {
+                Some(Culprit::Party(lab.parties[0].entry.party.clone()))
+            }
             Liar::Authority(_) => Some(Culprit::Authority(lab.authorities[0].name.clone())),
             Liar::Aggregator => Some(Culprit::Aggregator),
         }
@@ -280,6 +481,15 @@ impl Lies {
     pub fn party(&self, party: usize) -> Option<PartyLie> {
         match self.liar {
             Liar::Party(lie) if party == 0 => Some(lie),
+            _ => None,
+        }
+    }
+
+    /// The lie of this party as holder of the threshold key.
+    #[must_use]
+    pub fn holder(&self, party: usize) -> Option<HolderLie> {
+        match self.liar {
+            Liar::Holder(lie) if party == 0 => Some(lie),
             _ => None,
         }
     }
@@ -308,7 +518,7 @@ impl Lies {
     /// Whether the lying party's submissions never count.
     #[must_use]
     pub fn never_counts(&self) -> bool {
-        matches!(self.liar, Liar::Party(_))
+        matches!(self.liar, Liar::Party(_) | Liar::Holder(_))
     }
 }
 
@@ -343,6 +553,19 @@ pub const TO_PARTY: [&str; 13] = [
     "result with members twice",
     "result of a second label",
     "receipt not honoured",
+];
+
+/// Lies of an aggregator to a holder of the threshold key.
+pub const TO_HOLDER: [&str; 9] = [
+    "ask for a second set",
+    "ask below the floor",
+    "ask without promises",
+    "ask for a changed list",
+    "ask under another key",
+    "ask about another model",
+    "ask for a set frozen by another key",
+    "posts to another call",
+    "other posts than before",
 ];
 
 /// A round opening with changed roster and fields, signed by `key`.
@@ -384,7 +607,15 @@ impl World {
     ) {
         self.audit.hit("aggregator", state, lie);
         if let Some(refusal) = refused
-            && matches!(refusal.code, Code::WrongLength | Code::Duplicate | Code::BadPromises)
+            && matches!(
+                refusal.code,
+                Code::WrongLength
+                    | Code::Duplicate
+                    | Code::BadPromises
+                    | Code::BadCiphertext
+                    | Code::BadShare
+                    | Code::BadKey
+            )
             && refusal.culprits.is_empty()
         {
             self.audit.broken(format!("a provable lie blames nobody: {refusal}"));
@@ -396,12 +627,18 @@ impl World {
         if let Some(open) = self.aggregator_job().and_then(|job| job.open_round().cloned()) {
             self.lies.open = Some((*open).clone());
         }
+        self.lie_about_the_key();
         let Some(open) = self.lies.open.clone() else { return };
         // A liar delivers its own lies: the network's faults are the other runs' subject.
         let trouble = core::mem::take(&mut self.trouble);
         let n = self.lab.parties.len() as u64;
         let m = self.lab.authorities.len() as u64;
-        if draw(&mut self.rng, 0, 1) == 0 {
+        let holders = self.lab.manifest.is_threshold() && draw(&mut self.rng, 0, 1) == 0;
+        if holders {
+            let party = usize::try_from(draw(&mut self.rng, 0, n - 1)).unwrap();
+            let lie = usize::try_from(draw(&mut self.rng, 0, TO_HOLDER.len() as u64 - 1));
+            self.lie_to_holder(party, TO_HOLDER[lie.unwrap()], &open);
+        } else if draw(&mut self.rng, 0, 1) == 0 {
             let a = usize::try_from(draw(&mut self.rng, 0, m - 1)).unwrap();
             let lie = usize::try_from(draw(&mut self.rng, 0, TO_AUTHORITY.len() as u64 - 1));
             self.lie_to_authority(a, TO_AUTHORITY[lie.unwrap()], &open);
@@ -443,7 +680,9 @@ impl World {
     fn must_blame(&mut self, lie: &str, refusal: &Refusal) {
         let provable = match refusal.code {
             Code::BelowFloor
+            | Code::SetTooSmall
             | Code::LabelUsed
+            | Code::Difference
             | Code::MissingTombstones
             | Code::ReceiptBroken
             | Code::ModelMismatch => true,
@@ -591,6 +830,164 @@ impl World {
             None if lie == "second label of an attempt" && !entered => {}
             None if self.processes[&node].disk.state == committed => {}
             None => self.audit.broken(format!("{role}/{state} believes {lie}")),
+        }
+    }
+
+    /// Before round 0 a participant of the key is shown other posts, or another call.
+    fn lie_about_the_key(&mut self) {
+        if self.aggregator_job().is_none_or(|job| job.state_name() != "Keying") {
+            return;
+        }
+        let trouble = core::mem::take(&mut self.trouble);
+        let n = self.lab.parties.len() as u64;
+        let party = usize::try_from(draw(&mut self.rng, 0, n - 1)).unwrap();
+        let lie = usize::try_from(draw(&mut self.rng, 7, 8)).unwrap();
+        self.tell_holder(party, TO_HOLDER[lie]);
+        self.trouble = trouble;
+    }
+
+    fn tell_holder(&mut self, party: usize, lie: &'static str) {
+        let Some(state) = self.holder_state(party) else { return };
+        let Some(transcript) = self.aggregator_job().and_then(|job| job.key_transcript()) else {
+            return;
+        };
+        let call = transcript.call.peek().unwrap();
+        let told = match lie {
+            "posts to another call" => {
+                let mut holders = call.holders;
+                let last = holders.last_mut().unwrap();
+                let stranger = Identity::from_bytes(&[9; 64]);
+                last.verify = stranger.verify_key();
+                // Not a later one, which would be the aggregator's right.
+                let call = KeyCall { holders, number: 0, ..call };
+                let call = Signed::sign(call, &self.lab.aggregator).signed().clone();
+                KeyTranscript { call, posts: Vec::new() }
+            }
+            // All that can be done with what others signed: leave some of it out.
+            _ => {
+                let mut posts = transcript.posts;
+                posts.pop();
+                KeyTranscript { call: transcript.call, posts }
+            }
+        };
+        self.deceive_holder(party, state, lie, party::Event::Key(told));
+    }
+
+    fn lie_to_holder(&mut self, party: usize, lie: &'static str, open: &RoundOpen) {
+        let Some(state) = self.holder_state(party) else { return };
+        let Some(job) = self.party_job(party).filter(|job| job.job_key().is_some()) else {
+            return;
+        };
+        if job.next_round() != open.fields.round {
+            return;
+        }
+        let label = open.fields.label(&self.lab.manifest);
+        let headers = self.audit.headers(label);
+        let Some(ask) = self.build_for_holder(lie, state, open, &headers) else { return };
+        self.deceive_holder(party, state, lie, party::Event::Share(ask));
+    }
+
+    /// A holder is told a lie: its state must stay as it was.
+    fn deceive_holder(
+        &mut self,
+        party: usize,
+        state: &'static str,
+        lie: &'static str,
+        event: party::Event,
+    ) {
+        let node = Node::Party(party);
+        if !self.processes[&node].up {
+            return;
+        }
+        let committed = self.processes[&node].disk.state.clone();
+        let refused = self.party_event(party, event, None);
+        self.audit.hit("holder", state, lie);
+        match refused {
+            Some(refusal) => self.must_blame(lie, &refusal),
+            None if self.processes[&node].disk.state == committed => {}
+            // Some posts left out again are no contradiction before the own step depends on them.
+            None if lie == "other posts than before" => {}
+            None => self.audit.broken(format!("holder/{state} believes {lie}")),
+        }
+    }
+
+    fn build_for_holder(
+        &self,
+        lie: &str,
+        state: &str,
+        open: &RoundOpen,
+        headers: &[Signed<SubmitHeader>],
+    ) -> Option<ShareAsk> {
+        let lab = &self.lab;
+        let floor = lab.manifest.floor() as usize;
+        let stranger = Identity::from_bytes(&[9; 64]);
+        let opened = |change: &dyn Fn(&mut RoundFields)| {
+            let tombstones = open.tombstones.clone();
+            opening(&lab.aggregator, open, open.roster.clone(), change, tombstones)
+        };
+        let freeze = |key: &Identity, open, members: &[Signed<SubmitHeader>]| {
+            let freeze = Freeze { open, members: members.to_vec(), log_proof: Vec::new() };
+            Signed::sign(freeze, key).signed().clone()
+        };
+        let ask = |freeze: Signed<Freeze>, promises| {
+            Some(ShareAsk { freeze, promises, asked: Vec::new() })
+        };
+        // The authority's own promise for this set, as someone with its keys would make it.
+        let promise = |set: &Signed<Freeze>| {
+            let Freeze { open, members, .. } = set.peek().unwrap();
+            let open = open.peek().unwrap();
+            let names: Vec<_> = members.iter().map(|one| one.peek().unwrap().party).collect();
+            let y: Vec<u8> =
+                open.roster.iter().map(|entry| u8::from(names.contains(&entry.party))).collect();
+            let authority = &lab.authorities[0];
+            let promise = Promise {
+                authority: authority.name.clone(),
+                manifest: open.fields.manifest,
+                round: open.fields.round,
+                attempt: open.fields.attempt,
+                label: open.fields.label(&lab.manifest),
+                freeze: set.hash(),
+                y: y_hash(&y),
+            };
+            Signed::sign(promise, &authority.identity).signed().clone()
+        };
+        let enough = headers.len() >= floor;
+        let less = headers.get(1..).unwrap_or_default();
+        let bound = matches!(state, "Sharing" | "Answered" | "Taken");
+        match lie {
+            "ask for a second set" if bound && less.len() >= floor => {
+                let second = freeze(&lab.aggregator, opened(&|_| {}), less);
+                let promise = promise(&second);
+                ask(second, vec![promise])
+            }
+            "ask below the floor" => {
+                let few = headers.get(..floor - 1)?;
+                let few = freeze(&lab.aggregator, opened(&|_| {}), few);
+                let promise = promise(&few);
+                ask(few, vec![promise])
+            }
+            "ask without promises" if enough && !bound => {
+                ask(freeze(&lab.aggregator, opened(&|_| {}), headers), Vec::new())
+            }
+            "ask for a changed list" if less.len() >= floor => {
+                let whole = freeze(&lab.aggregator, opened(&|_| {}), headers);
+                let promise = promise(&whole);
+                ask(freeze(&lab.aggregator, opened(&|_| {}), less), vec![promise])
+            }
+            "ask under another key" if enough => {
+                let other = opened(&|fields| fields.key.0[0] ^= 1);
+                ask(freeze(&lab.aggregator, other, headers), Vec::new())
+            }
+            "ask about another model" if enough => {
+                let other = opened(&|fields| fields.model.0[0] ^= 1);
+                ask(freeze(&lab.aggregator, other, headers), Vec::new())
+            }
+            "ask for a set frozen by another key" if enough => {
+                let set = freeze(&stranger, opened(&|_| {}), headers);
+                let promise = promise(&set);
+                ask(set, vec![promise])
+            }
+            _ => None,
         }
     }
 

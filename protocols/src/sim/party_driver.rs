@@ -4,13 +4,15 @@ use quorate_crypto::keys::{Identity, SharedKey};
 
 use super::drivers::{CRASHES, load_party, stored};
 use super::lab::{PartyKeys, bulk, context, draw, entry};
-use super::liar::PartyLie;
+use super::liar::{HolderLie, PartyLie};
 use super::world::{Item, Node, Packet, Rotation, Work, World};
 use crate::job::{JobPackage, Minima};
 use crate::machine::Output;
 use crate::model::ModelState;
 use crate::refusal::Refusal;
-use crate::round::messages::{Message, ResultRecord, RoundOpen};
+use crate::round::authority::ComputeKey;
+use crate::round::keying::PostWork;
+use crate::round::messages::{Message, ResultRecord, RoundOpen, SubmitHeader};
 use crate::round::party::{self, PartyJob, PartyWork};
 use crate::wire::{Signed, decode};
 
@@ -28,7 +30,8 @@ impl World {
         }
         let job = self.party_job(party);
         let next_round = job.as_ref().map_or(0, PartyJob::next_round);
-        self.send(Packet::Poll { party, next_round });
+        let keyed = job.as_ref().is_some_and(|job| job.job_key().is_some());
+        self.send(Packet::Poll { party, next_round, keyed });
         if let Some(job) = job {
             self.send_party(party, job.requests());
         }
@@ -41,6 +44,7 @@ impl World {
         open: Option<Vec<u8>>,
         results: Vec<(Vec<u8>, Vec<u8>)>,
         joined: bool,
+        (key, ask): (Option<Vec<u8>>, Option<Vec<u8>>),
     ) {
         let node = Node::Party(party);
         let life = self.processes[&node].life;
@@ -73,6 +77,14 @@ impl World {
             let Some(next) = next else { continue };
             let event = party::Event::Result { record, state: next.hash() };
             self.party_event(party, event, Some(next));
+            if !alive(self) {
+                return;
+            }
+        }
+        let shown = key.map(|bytes| party::Event::Key(decode(&bytes).unwrap()));
+        let asked = ask.map(|bytes| party::Event::Share(decode(&bytes).unwrap()));
+        for event in shown.into_iter().chain(asked) {
+            self.party_event(party, event, None);
             if !alive(self) {
                 return;
             }
@@ -128,12 +140,18 @@ impl World {
                 return None;
             }
         };
+        let ledger = match self.settle(node, &format!("party {party}"), &outputs) {
+            Ok(ledger) => ledger,
+            // A step that passes the budget does not happen.
+            Err(refusal) => return Some(refusal),
+        };
         if crash == Some(0) {
+            self.kept = None;
             self.crash(node, CRASHES[0]);
             return None;
         }
         let model = if job.next_round() > before { next_model.unwrap_or(model) } else { model };
-        self.processes.get_mut(&node).unwrap().disk.state = Some(stored(&(job, model)));
+        self.commit(node, stored(&(job, model)), ledger, &outputs);
         let refused = if self.lies.party(party).is_some() {
             // A liar's own opinions about others count for nothing.
             None
@@ -166,15 +184,53 @@ impl World {
                     }
                 }
                 Output::Send { message, .. } => {
-                    self.audit.broken(format!("a party sends {message:?}"));
+                    for message in self.holder_messages(party, message) {
+                        self.send(Packet::Control { party, bytes: message.to_wire() });
+                    }
                 }
                 Output::Log(_) | Output::Reject(_) | Output::Charge(_) | Output::Refund(_) => {}
             }
         }
     }
 
+    /// What a participant of the threshold key really sends.
+    fn holder_messages(&mut self, party: usize, message: Message) -> Vec<Message> {
+        let name = self.lab.parties[party].entry.party.clone();
+        let message = match message {
+            Message::Partial(partial, _) => {
+                let said = partial.peek().unwrap();
+                let bytes = &self.processes[&Node::Party(party)].disk.blobs[&said.partial.root];
+                let message = Message::Partial(partial, bytes.clone());
+                self.audit.share_sent(&name, said.label, &message.to_wire());
+                message
+            }
+            Message::KeyPost(post) => {
+                let said = post.peek().unwrap();
+                let place = (said.call, said.post.step);
+                let message = Message::KeyPost(post);
+                self.audit.post_sent(&name, place, &message.to_wire());
+                message
+            }
+            Message::ShareRefused(_) => message,
+            other => {
+                self.audit.broken(format!("a party sends {other:?}"));
+                return Vec::new();
+            }
+        };
+        match self.lies.holder(party) {
+            Some(lie) => {
+                let others = &self.processes[&Node::Aggregator].disk.blobs;
+                lie.messages(&self.lab, self.keys(party), others, message)
+            }
+            None => vec![message],
+        }
+    }
+
     /// What a party really sends in place of its submission.
     fn submissions(&mut self, party: usize, honest: (Vec<u8>, Vec<u8>)) -> Vec<(Vec<u8>, Vec<u8>)> {
+        if self.lies.party(party) == Some(PartyLie::CopiedReply) {
+            return self.copied_reply(party, &honest.0).into_iter().collect();
+        }
         match self.lies.party(party) {
             Some(lie) => {
                 let keys = self.rotations.get(&party).map_or(&self.lab.parties[party], |r| &r.keys);
@@ -182,6 +238,21 @@ impl World {
             }
             None => vec![honest],
         }
+    }
+
+    /// Another party's reply to the same attempt, under an own header.
+    fn copied_reply(&self, party: usize, honest: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let mine = Signed::<SubmitHeader>::from_wire(honest).unwrap().peek().unwrap();
+        let others = self.audit.headers(mine.label);
+        let blobs = &self.processes[&Node::Aggregator].disk.blobs;
+        others.iter().find_map(|header| {
+            let said = header.peek().unwrap();
+            let copied = blobs.get(&said.ciphertext.root).filter(|_| said.party != mine.party)?;
+            let header =
+                SubmitHeader { nonce: said.nonce, ciphertext: said.ciphertext, ..mine.clone() };
+            let header = Signed::sign(header, &self.keys(party).identity);
+            Some((header.signed().to_wire(), copied.clone()))
+        })
     }
 
     pub(super) fn party_worked(&mut self, party: usize, work: &PartyWork) {
@@ -201,7 +272,12 @@ impl World {
                 self.audit.pad(&keys.entry.party.clone(), *label, *nonce);
                 let keys = self.keys(party);
                 let plain = &self.processes[&node].disk.blobs[&plaintext.root];
+                let (job, _) = load_party(self.processes[&node].disk.state.as_ref().unwrap());
                 let bytes = match self.lies.party(party) {
+                    _ if job.job_key().is_some() => {
+                        let key = job.job_key().unwrap();
+                        self.lab.reply(keys, key, *round, (*label, *nonce), plain)
+                    }
                     Some(PartyLie::GarbagePad) => {
                         let wrong: Vec<SharedKey> = self
                             .lab
@@ -226,10 +302,74 @@ impl World {
                 let event = party::Event::Sealed { label: *label, ciphertext };
                 self.party_event(party, event, None);
             }
-            PartyWork::Post(_) | PartyWork::Share { .. } => {
-                self.audit.broken("a share is wanted in a job without a threshold key");
+            PartyWork::Post(work) => self.holder_post(party, work),
+            PartyWork::Share { round, label, members } => {
+                let work = ComputeKey { round: *round, label: *label, members: members.clone() };
+                self.holder_share(party, work);
             }
         }
+    }
+
+    /// A holder's post to the threshold key.
+    fn holder_post(&mut self, party: usize, work: &PostWork) {
+        let node = Node::Party(party);
+        let call = work.transcript.call.hash();
+        let seed = self.fresh_seed();
+        let secret = self.processes[&node].disk.secret(call, work.step);
+        let identity = &self.keys(party).identity;
+        match self.lab.key_post(identity, &secret, work, seed) {
+            Ok((bytes, kept)) => {
+                self.kept = Some(((call, work.step), kept));
+                let event = party::Event::Posted { call, step: work.step, bytes };
+                self.party_event(party, event, None);
+            }
+            // A liar's secret is not that of its post.
+            Err(_) if self.lies.holder(party).is_some() => {}
+            Err(error) => self.audit.broken(format!("party {party} cannot post: {error}")),
+        }
+    }
+
+    /// A holder's partial decryption of a frozen set's sum.
+    fn holder_share(&mut self, party: usize, mut work: ComputeKey) {
+        let node = Node::Party(party);
+        // The replies come from the aggregator; if it is away the work is wanted again.
+        let Some(mut replies) = self.replies(&work.members) else { return };
+        let name = self.lab.parties[party].entry.party.clone();
+        if self.lies.holder(party) == Some(HolderLie::OtherSum) {
+            work.members.pop();
+            replies.pop();
+        } else {
+            self.audit.share(&name, &work, self.lab.manifest.floor());
+        }
+        let disk = &self.processes[&node].disk;
+        let (job, _) = load_party(disk.state.as_ref().unwrap());
+        let key = job.job_key().unwrap();
+        // A rotation may have come between: then the machine drops the answer.
+        let Some(number) = key.holder(&name).filter(|_| job.me() == self.entry(party)) else {
+            return;
+        };
+        if !key.keying().holders().contains(job.me()) {
+            return;
+        }
+        let secret = disk.secret(key.keying().call().hash(), u16::MAX);
+        let me = (number, &self.keys(party).identity);
+        let outcome = self.lab.partial(key, me, &secret, &work, &replies).map(|bytes| {
+            let partial = bulk(&bytes);
+            (partial, bytes)
+        });
+        let outcome = match outcome {
+            Ok((partial, bytes)) => {
+                let disk = &mut self.processes.get_mut(&node).unwrap().disk;
+                disk.blobs.insert(partial.root, bytes);
+                Ok(partial)
+            }
+            Err(refusal) => {
+                self.audit.broken(format!("{name} refuses a reply the aggregator took: {refusal}"));
+                Err(refusal)
+            }
+        };
+        let event = party::Event::Shared { label: work.label, outcome };
+        self.party_event(party, event, None);
     }
 
     /// One step of a rotation: make the keys, then one authority after the other certifies them.

@@ -4,26 +4,29 @@
 
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::Hash;
+use quorate_crypto::threshold::KeyPost;
 
-use super::lab::{Kind, Size, context, entry, name};
+use super::lab::{Kind, Size, context, entry, is_threshold, name};
 use super::stage::{Stage, Submission, indicator};
+use super::world::threshold_scheme;
 use crate::checks::Check;
-use crate::job::{JobPackage, Minima, roster_root};
+use crate::job::{JobPackage, Minima, ThresholdSpec, roster_root};
 use crate::machine::{Output, Peer};
 use crate::payload::{OpenedSum, PayloadKind};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::aggregator::{self, AggregatorJob};
 use crate::round::authority::AuthorityJob;
-use crate::round::messages::{Freeze, Message, RoundOpen, SubmitHeader};
+use crate::round::keying::PostWork;
+use crate::round::messages::{Freeze, KeyPosted, KeyTranscript, Message, RoundOpen, SubmitHeader};
 use crate::round::party::PartyJob;
-use crate::wire::Signed;
+use crate::wire::{Signed, decode, encode};
 use crate::workload::Purpose;
 
 /// A scripted attack: `Err` tells how it succeeded.
 pub type Scenario = fn() -> Result<(), String>;
 
 /// Every check with an attack that it stops.
-pub const SCENARIOS: [(Check, Scenario); 14] = [
+pub const SCENARIOS: [(Check, Scenario); 17] = [
     (Check::Signature, unfrozen_set),
     (Check::Label, roster_outside_the_label),
     (Check::Floor, set_below_the_floor),
@@ -38,15 +41,30 @@ pub const SCENARIOS: [(Check, Scenario); 14] = [
     (Check::CheckSlot, wrong_check_slot),
     (Check::Minima, manifest_below_the_minima),
     (Check::ModelOnce, one_model_twice),
+    (Check::Budget, past_the_budget),
+    (Check::OneShare, two_shares_of_one_round),
+    (Check::KeyPosts, two_transcripts_of_one_key),
 ];
 
 const ALL: [usize; 5] = [0, 1, 2, 3, 4];
 const LESS: [usize; 4] = [0, 1, 2, 3];
 
-/// Five parties, two authorities, a floor of three.
+/// Five parties, two authorities, a floor of three. With a threshold scheme one authority, and three
+/// of five holders.
 #[must_use]
 pub fn size(kind: Kind, scheme: u16) -> Size {
-    Size { parties: 5, authorities: 2, quorum: 3, colluders: 0, rounds: 4, scheme, kind }
+    let keyed = is_threshold(scheme);
+    Size {
+        parties: 5,
+        authorities: if keyed { 1 } else { 2 },
+        quorum: 3,
+        colluders: 0,
+        rounds: 4,
+        scheme,
+        kind,
+        threshold: keyed.then_some(ThresholdSpec { holders: 5, threshold: 3 }),
+        budget: None,
+    }
 }
 
 fn stage() -> Stage {
@@ -90,7 +108,7 @@ fn y(open: &Signed<RoundOpen>, members: &[Submission]) -> Vec<u8> {
 /// # Errors
 /// When it does not.
 pub fn honest_sum(scheme: u16) -> Result<(), String> {
-    let mut stage = Stage::new(11, &size(Kind::Sum, scheme));
+    let mut stage = Stage::keyed(11, &size(Kind::Sum, scheme));
     let (open, members) = collected(&mut stage)?;
     let sum = stage.open_set(&open, &members).map_err(|e| e.to_string())?;
     let plains: Vec<Vec<u8>> =
@@ -422,6 +440,130 @@ pub fn one_model_twice() -> Result<(), String> {
     let freeze = stage.freeze(&open, &members);
     let promise = stage.promise(0, &freeze, &y(&open, &members));
     refused(&stage, promise, Code::LabelUsed, &[Culprit::Aggregator])
+}
+
+/// Opens the next round of a stage and tells everyone its result.
+fn open_round(stage: &mut Stage, round: u32) -> Result<(), Refusal> {
+    let open = stage.sign(stage.opening(round, 0, &ALL));
+    let members = stage.submit_all(&ALL, &open)?;
+    stage.open_set(&open, &members)?;
+    let record = stage.record(&open, &members);
+    let model = stage.model.clone();
+    stage.advance(&record, model)
+}
+
+/// A second job on a data set whose budget the first has spent but for one round: a party's own ledger
+/// stops it, and an authority's stops whoever's parties do not keep account.
+///
+/// # Errors
+/// When a grant past the budget is made, or one within it is not.
+pub fn past_the_budget() -> Result<(), String> {
+    let text = |refusal: Refusal| refusal.to_string();
+    let size = Size { rounds: 2, budget: Some(3), ..size(Kind::Sum, 1) };
+    let mut first = Stage::new(11, &size);
+    open_round(&mut first, 0).map_err(text)?;
+    open_round(&mut first, 1).map_err(text)?;
+    // What a restart brings back.
+    let stored = encode(&(&first.authority_ledgers, &first.party_ledgers));
+    for parties_keep_account in [true, false] {
+        let mut second = Stage::new(12, &size);
+        let (authorities, parties) = decode(&stored).map_err(text)?;
+        second.authority_ledgers = authorities;
+        if parties_keep_account {
+            second.party_ledgers = parties;
+        }
+        // A retry of the one round that is left costs nothing more.
+        let open = second.sign(second.opening(0, 0, &ALL));
+        let members = second.submit_all(&ALL, &open).map_err(text)?;
+        let freeze = second.freeze(&open, &members);
+        second.promise(0, &freeze, &y(&open, &members)).map_err(text)?;
+        let mut retry = second.opening(0, 1, &ALL);
+        retry.tombstones = vec![
+            second.tombstone(0, 0, 0).map_err(text)?,
+            second.tombstone(1, 0, 0).map_err(text)?,
+        ];
+        let retry = second.sign(retry);
+        let members = second.submit_all(&ALL, &retry).map_err(text)?;
+        second.open_set(&retry, &members).map_err(text)?;
+        let record = second.record(&retry, &members);
+        let model = second.model.clone();
+        second.advance(&record, model).map_err(text)?;
+        let spent = second.authority_ledgers.clone();
+        let open = second.sign(second.opening(1, 0, &ALL));
+        if parties_keep_account {
+            let submission = second.submit(0, &open);
+            refused(&second, submission, Code::BudgetSpent, &[])?;
+        } else {
+            let members = second.submit_all(&ALL, &open).map_err(text)?;
+            let freeze = second.freeze(&open, &members);
+            let promise = second.promise(0, &freeze, &y(&open, &members));
+            refused(&second, promise, Code::BudgetSpent, &[])?;
+        }
+        if second.authority_ledgers != spent {
+            return Err("a refusal changed a ledger".into());
+        }
+    }
+    Ok(())
+}
+
+/// A job whose key is made by holders, where there is such a scheme.
+fn keyed_stage() -> Result<Stage, String> {
+    let scheme = threshold_scheme().ok_or("no threshold scheme")?;
+    Ok(Stage::keyed(11, &size(Kind::Sum, scheme)))
+}
+
+/// A second set of one round, promised by an authority that colludes.
+///
+/// # Errors
+/// When a holder answers for it.
+pub fn two_shares_of_one_round() -> Result<(), String> {
+    let mut stage = keyed_stage()?;
+    let (open, members) = collected(&mut stage)?;
+    let freeze = stage.freeze(&open, &members);
+    let promise = stage.promise(0, &freeze, &y(&open, &members)).map_err(|e| e.to_string())?;
+    let ask = stage.ask(&freeze, &[promise]);
+    let once = stage.share(0, &ask).map_err(|e| e.to_string())?;
+    let second = stage.freeze(&open, &members[..LESS.len()]);
+    let stolen = stage.stolen_promise(&second);
+    let second = stage.ask(&second, &[stolen]);
+    let share = stage.share(0, &second);
+    refused(&stage, share, Code::Difference, &[Culprit::Aggregator])?;
+    // The first set gets the same bytes again.
+    let again = stage.share(0, &ask).map_err(|e| e.to_string())?;
+    if once == again { Ok(()) } else { Err("a second share of one sum".into()) }
+}
+
+/// Two transcripts of one key: a holder in league with the aggregator posts twice, and others are
+/// shown the post that the authority did not see.
+///
+/// # Errors
+/// When a party takes the key that was never made so.
+pub fn two_transcripts_of_one_key() -> Result<(), String> {
+    let scheme = threshold_scheme().ok_or("no threshold scheme")?;
+    let mut stage = Stage::new(11, &size(Kind::Sum, scheme));
+    let honest = stage.make_key(0, &ALL).map_err(|e| e.to_string())?;
+    let mut other = honest.clone();
+    let liar = &stage.lab.parties[0];
+    let swapped = other
+        .posts
+        .iter_mut()
+        .find(|post| post.peek().is_ok_and(|said| said.from == liar.entry.party));
+    let swapped = swapped.ok_or("no holder posts to this scheme's keys")?;
+    // Another post to the same call that is right by itself: the same step, done again.
+    let said = swapped.peek().map_err(|e| e.to_string())?;
+    let work = PostWork {
+        transcript: KeyTranscript { call: honest.call.clone(), posts: Vec::new() },
+        number: said.post.from,
+        step: said.post.step,
+    };
+    let made = stage.lab.key_post(&liar.identity, &[], &work, [5; 32]);
+    let (bytes, _) = made.map_err(|e| e.to_string())?;
+    let post = KeyPost { bytes, ..said.post.clone() };
+    let twice = KeyPosted { post, ..said };
+    *swapped = Signed::sign(twice, &liar.identity).signed().clone();
+    let shown = stage.show_key(4, &other);
+    refused(&stage, shown, Code::BadKey, &[])?;
+    stage.accept_key(&honest).map_err(|e| e.to_string())
 }
 
 /// A party that holds a receipt refuses a sum without it, and whoever claims the sum is named.

@@ -1,20 +1,26 @@
 //! Honest authorities and parties, and an aggregator's keys in the hands of an adversary: what the
 //! scripted attacks play on. There is no network here, and the adversary holds every submission.
 
+use std::collections::BTreeMap;
+
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
+use quorate_crypto::threshold::AUTHORITY;
 use rand_chacha::ChaCha20Rng;
+use rand_core::Rng;
 
 use super::lab::{Lab, Size, bulk, context, stream};
 use crate::job::{JobPackage, Minima, RosterEntry, roster_root};
 use crate::machine::{Fact, Output};
 use crate::model::ModelState;
+use crate::policy::Ledger;
 use crate::refusal::Refusal;
-use crate::round::authority::AuthorityWork;
-use crate::round::authority::{self, AuthorityJob};
+use crate::round::authority::{self, AuthorityJob, AuthorityWork, ComputeKey};
+use crate::round::keying::{JobKey, Keying, PostWork};
 use crate::round::messages::{
-    Freeze, KeyRequest, Message, Promise, PromiseRequest, Receipt, ResultRecord, RoundFields,
-    RoundOpen, SubmitHeader, Tombstone, TombstoneRequest,
+    Freeze, KeyCall, KeyPosted, KeyRequest, KeyTranscript, Message, Partial, Promise,
+    PromiseRequest, Receipt, ResultRecord, RoundFields, RoundOpen, ShareAsk, SubmitHeader,
+    Tombstone, TombstoneRequest, y_hash,
 };
 use crate::round::model_field;
 use crate::round::party::{self, PartyJob, PartyWork};
@@ -47,6 +53,18 @@ pub struct Stage {
     pub released: Vec<Vec<u8>>,
     /// The time.
     pub now_ms: u64,
+    /// The job's threshold key, where it has one.
+    pub key: Option<JobKey>,
+    /// Ledgers of the authorities, all for one data set.
+    pub authority_ledgers: Vec<Ledger>,
+    /// Ledgers of the parties.
+    pub party_ledgers: Vec<Ledger>,
+    /// Every ciphertext that can be fetched, by root.
+    pub spool: BTreeMap<Hash, Vec<u8>>,
+    /// What each participant of a key keeps, by call and number.
+    secrets: BTreeMap<(Hash, u32), Vec<u8>>,
+    /// Partial decryptions by root.
+    partials: BTreeMap<Hash, Vec<u8>>,
     rng: ChaCha20Rng,
 }
 
@@ -70,7 +88,7 @@ impl Stage {
             manifest: lab.manifest.clone(),
             approvals: authorities.iter().map(|a| a.approval().signed().clone()).collect(),
         };
-        let parties = lab
+        let parties: Vec<PartyJob> = lab
             .parties
             .iter()
             .map(|keys| {
@@ -79,6 +97,8 @@ impl Stage {
             })
             .collect();
         let head = Hash([0; 32]);
+        let authority_ledgers = authorities.iter().map(|_| Ledger::default()).collect();
+        let party_ledgers = lab.parties.iter().map(|_| Ledger::default()).collect();
         Self {
             lab,
             authorities,
@@ -88,8 +108,216 @@ impl Stage {
             facts: Vec::new(),
             released: Vec::new(),
             now_ms: 1,
+            key: None,
+            authority_ledgers,
+            party_ledgers,
+            spool: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            partials: BTreeMap::new(),
             rng,
         }
+    }
+
+    /// The same, whose threshold key is made and known to everyone, where the job has one.
+    #[must_use]
+    pub fn keyed(seed: u64, size: &Size) -> Self {
+        let mut stage = Self::new(seed, size);
+        if let Some(spec) = size.threshold {
+            let holders: Vec<usize> = (0..spec.holders as usize).collect();
+            let transcript = stage.make_key(0, &holders).unwrap();
+            stage.accept_key(&transcript).unwrap();
+        }
+        stage
+    }
+
+    /// A call for a threshold key among these parties.
+    #[must_use]
+    pub fn call(&self, number: u16, holders: &[usize]) -> Signed<KeyCall> {
+        let manifest = self.lab.manifest.hash();
+        let call = KeyCall { manifest, number, holders: self.roster(holders) };
+        Signed::sign(call, &self.lab.aggregator).signed().clone()
+    }
+
+    /// A whole key: every post of a call among these parties.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn make_key(&mut self, number: u16, holders: &[usize]) -> Result<KeyTranscript, Refusal> {
+        let call = self.call(number, holders);
+        let mut keying = Keying::new(&self.lab.manifest, &call)?;
+        let scheme = self.lab.manifest.threshold_scheme()?;
+        while let Some((_, waits)) = keying.waits_for(scheme) {
+            for number in waits {
+                let transcript = keying.transcript();
+                let post = match number {
+                    AUTHORITY => self.ask_key(&transcript)?,
+                    holder => {
+                        let holder = holders[holder as usize - 1];
+                        self.show_key(holder, &transcript)?.unwrap()
+                    }
+                };
+                keying.push(&self.lab.manifest, &post)?;
+            }
+        }
+        Ok(keying.transcript())
+    }
+
+    /// Everyone is shown a complete key, which becomes the job's.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn accept_key(&mut self, transcript: &KeyTranscript) -> Result<(), Refusal> {
+        for party in 0..self.parties.len() {
+            self.show_key(party, transcript)?;
+        }
+        self.key = Some(JobKey::read(&self.lab.manifest, transcript)?);
+        Ok(())
+    }
+
+    /// A party is shown posts; its own, if it makes one.
+    ///
+    /// # Errors
+    /// The party's refusal.
+    pub fn show_key(
+        &mut self,
+        party: usize,
+        transcript: &KeyTranscript,
+    ) -> Result<Option<Signed<KeyPosted>>, Refusal> {
+        let mut outputs = self.party_handles(party, party::Event::Key(transcript.clone()))?;
+        while let Some(output) = outputs.pop() {
+            match output {
+                Output::Work(PartyWork::Post(work)) => {
+                    let (call, bytes) = self.post(Some(party), &work);
+                    let event = party::Event::Posted { call, step: work.step, bytes };
+                    outputs = self.party_handles(party, event)?;
+                }
+                Output::Send { message: Message::KeyPost(post), .. } => return Ok(Some(post)),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The authority is asked for its post.
+    ///
+    /// # Errors
+    /// Its refusal.
+    pub fn ask_key(&mut self, transcript: &KeyTranscript) -> Result<Signed<KeyPosted>, Refusal> {
+        let message = Box::new(Message::KeyAsk(Box::new(transcript.clone())));
+        let mut outputs = self.authority_handles(0, authority::Event::Message(message))?;
+        loop {
+            match outputs.pop() {
+                Some(Output::Work(AuthorityWork::Post(work))) => {
+                    let (call, bytes) = self.post(None, &work);
+                    let event = authority::Event::Posted { call, step: work.step, bytes };
+                    outputs = self.authority_handles(0, event)?;
+                }
+                Some(Output::Send { message: Message::KeyPost(post), .. }) => return Ok(post),
+                other => panic!("an authority that was asked for its post does {other:?}"),
+            }
+        }
+    }
+
+    fn post(&mut self, party: Option<usize>, work: &PostWork) -> (Hash, Vec<u8>) {
+        let identity = match party {
+            Some(party) => &self.lab.parties[party].identity,
+            None => &self.lab.authorities[0].identity,
+        };
+        let call = work.transcript.call.hash();
+        let secret = self.secrets.entry((call, work.number)).or_default();
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let (bytes, kept) = self.lab.key_post(identity, secret, work, seed).unwrap();
+        *secret = kept;
+        (call, bytes)
+    }
+
+    /// What a participant of the job's key keeps.
+    #[must_use]
+    pub fn secret(&self, number: u32) -> &[u8] {
+        let call = self.key.as_ref().unwrap().keying().call().hash();
+        &self.secrets[&(call, number)]
+    }
+
+    /// An ask for partial decryptions of a frozen set.
+    #[must_use]
+    pub fn ask(&self, freeze: &Signed<Freeze>, promises: &[Signed<Promise>]) -> ShareAsk {
+        let asked = self.lab.parties.iter().map(|keys| keys.entry.party.clone()).collect();
+        ShareAsk { freeze: freeze.clone(), promises: promises.to_vec(), asked }
+    }
+
+    /// A promise for this set in the authority's name, by someone who has its keys.
+    #[must_use]
+    pub fn stolen_promise(&self, freeze: &Signed<Freeze>) -> Signed<Promise> {
+        let set = freeze.peek().unwrap();
+        let open = set.open.peek().unwrap();
+        let members: Vec<_> = set.members.iter().map(|one| one.peek().unwrap().party).collect();
+        let y: Vec<u8> =
+            open.roster.iter().map(|entry| u8::from(members.contains(&entry.party))).collect();
+        let authority = &self.lab.authorities[0];
+        let promise = Promise {
+            authority: authority.name.clone(),
+            manifest: open.fields.manifest,
+            round: open.fields.round,
+            attempt: open.fields.attempt,
+            label: open.fields.label(&self.lab.manifest),
+            freeze: freeze.hash(),
+            y: y_hash(&y),
+        };
+        Signed::sign(promise, &authority.identity).signed().clone()
+    }
+
+    /// A holder is asked for its partial decryption.
+    ///
+    /// # Errors
+    /// Its refusal, also of a member's reply.
+    pub fn share(
+        &mut self,
+        party: usize,
+        ask: &ShareAsk,
+    ) -> Result<(Signed<Partial>, Vec<u8>), Refusal> {
+        let mut outputs = self.party_handles(party, party::Event::Share(ask.clone()))?;
+        loop {
+            let output = outputs.iter().position(|output| {
+                matches!(
+                    output,
+                    Output::Work(PartyWork::Share { .. })
+                        | Output::Send {
+                            message: Message::Partial(..) | Message::ShareRefused(_),
+                            ..
+                        }
+                )
+            });
+            match outputs.swap_remove(output.unwrap()) {
+                Output::Work(PartyWork::Share { round, label, members }) => {
+                    let key = self.parties[party].job_key().unwrap();
+                    let number = key.holder(self.parties[party].name()).unwrap();
+                    let work = ComputeKey { round, label, members };
+                    let me = (number, &self.lab.parties[party].identity);
+                    let secret = self.secret(number);
+                    let replies = self.fetch(&work);
+                    let outcome = self.lab.partial(key, me, secret, &work, &replies).map(|bytes| {
+                        let partial = bulk(&bytes);
+                        self.partials.insert(partial.root, bytes);
+                        partial
+                    });
+                    let event = party::Event::Shared { label, outcome };
+                    outputs = self.party_handles(party, event)?;
+                }
+                Output::Send { message: Message::Partial(partial, _), .. } => {
+                    let bytes = self.partials[&partial.peek().unwrap().partial.root].clone();
+                    return Ok((partial, bytes));
+                }
+                Output::Send { message: Message::ShareRefused(refused), .. } => {
+                    return Err(refused.peek().unwrap().refusal);
+                }
+                _ => unreachable!("searched for"),
+            }
+        }
+    }
+
+    fn fetch(&self, work: &ComputeKey) -> Vec<Vec<u8>> {
+        work.members.iter().map(|member| self.spool[&member.ciphertext.root].clone()).collect()
     }
 
     /// The roster of these parties.
@@ -115,7 +343,7 @@ impl Stage {
             model: model_field(purpose, self.model.hash(), self.head),
             dim: payload.dim(),
             payload_type: payload.type_id(),
-            key: Hash([0; 32]),
+            key: self.key.as_ref().map_or(Hash([0; 32]), JobKey::id),
         };
         let deadline_ms = self.now_ms + manifest.deadlines.collect_ms;
         RoundOpen { fields, roster, deadline_ms, tombstones: Vec::new() }
@@ -135,6 +363,7 @@ impl Stage {
         let identity = &self.lab.parties[party].identity;
         let mut cx = context(self.now_ms, identity, &mut self.rng);
         let (job, outputs) = self.parties[party].clone().handle(&mut cx, event).unwrap();
+        settle(&mut self.facts, &mut self.party_ledgers[party], &outputs)?;
         self.parties[party] = job;
         keep(&mut self.facts, outputs)
     }
@@ -159,7 +388,11 @@ impl Stage {
                 }
                 Some(Output::Work(PartyWork::Seal { round, label, nonce, .. })) => {
                     let keys = &self.lab.parties[party];
-                    sealed = self.lab.seal(keys, round, label, nonce, &plain);
+                    sealed = match self.parties[party].job_key() {
+                        Some(key) => self.lab.reply(keys, key, round, (label, nonce), &plain),
+                        None => self.lab.seal(keys, round, label, nonce, &plain),
+                    };
+                    self.spool.insert(bulk(&sealed).root, sealed.clone());
                     party::Event::Sealed { label, ciphertext: bulk(&sealed) }
                 }
                 Some(Output::Send { message: Message::Submit(header), .. }) => {
@@ -234,6 +467,7 @@ impl Stage {
         let mut cx = context(self.now_ms, &keys.identity, &mut self.rng);
         let (job, outputs) =
             self.authorities[a].clone().handle(&mut cx, &keys.directory, event).unwrap();
+        settle(&mut self.facts, &mut self.authority_ledgers[a], &outputs)?;
         self.authorities[a] = job;
         keep(&mut self.facts, outputs)
     }
@@ -276,7 +510,14 @@ impl Stage {
         let outputs = self.authority_handles(a, authority::Event::Message(message))?;
         for output in outputs {
             if let Output::Work(AuthorityWork::Key(work)) = output {
-                let bytes = self.lab.functional_key(a, &work);
+                let bytes = match self.authorities[a].job_key() {
+                    Some(key) => {
+                        let me = (AUTHORITY, &self.lab.authorities[a].identity);
+                        let replies = self.fetch(&work);
+                        self.lab.partial(key, me, self.secret(AUTHORITY), &work, &replies)?
+                    }
+                    None => self.lab.functional_key(a, &work),
+                };
                 let event = authority::Event::KeyReady { label, key: bulk(&bytes) };
                 self.authority_handles(a, event)?;
                 return Ok(bytes);
@@ -328,7 +569,19 @@ impl Stage {
             .map(|a| self.key(a, label, &promises))
             .collect::<Result<Vec<_>, _>>()?;
         self.released.clone_from(&keys);
-        let ciphertexts = members.iter().map(|one| one.ciphertext.clone()).collect();
+        let ciphertexts: Vec<Vec<u8>> = members.iter().map(|one| one.ciphertext.clone()).collect();
+        if let Some(spec) = self.lab.manifest.threshold {
+            let ask = self.ask(&freeze, &promises);
+            let partials = (0..spec.threshold as usize)
+                .map(|holder| {
+                    let (_, bytes) = self.share(holder, &ask)?;
+                    Ok((self.lab.parties[holder].entry.party.clone(), bytes))
+                })
+                .collect::<Result<Vec<_>, Refusal>>()?;
+            let key = self.key.as_ref().unwrap();
+            let round = opened.fields.round;
+            return self.lab.open_shares(key, round, label, &ciphertexts, &keys[0], &partials);
+        }
         Ok(self.lab.open(opened.fields.round, label, ciphertexts, keys).unwrap())
     }
 
@@ -372,6 +625,26 @@ impl Stage {
 pub fn indicator(roster: &[RosterEntry], members: &[Submission]) -> Vec<u8> {
     let names: Vec<_> = members.iter().map(|one| one.header.peek().unwrap().party).collect();
     roster.iter().map(|entry| u8::from(names.contains(&entry.party))).collect()
+}
+
+/// Charges and refunds of a step, all or none. A step that passes a budget does not happen.
+fn settle<M, W>(
+    facts: &mut Vec<Fact>,
+    ledger: &mut Ledger,
+    outputs: &[Output<M, W>],
+) -> Result<(), Refusal> {
+    let mut next = ledger.clone();
+    for output in outputs {
+        match output {
+            Output::Charge(charge) => next.charge(charge, None).inspect_err(|refusal| {
+                facts.push(Fact::job("refused", refusal.to_string()));
+            })?,
+            Output::Refund(charge) => next.refund(&charge.job, charge.round),
+            _ => {}
+        }
+    }
+    *ledger = next;
+    Ok(())
 }
 
 /// Outputs without log lines, which are kept, or the refusal.

@@ -1,21 +1,26 @@
 //! The clock, the network and the disks of one run.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use quorate_crypto::merkle::Hash;
+use quorate_crypto::schemes;
+use quorate_crypto::sum::Label;
 use rand_chacha::ChaCha20Rng;
 
 use super::audit::Audit;
 use super::lab::{Kind, Lab, Size, draw, stream};
 use super::liar::Lies;
-use crate::job::RosterEntry;
+use crate::job::{Privacy, RosterEntry, ThresholdSpec};
 use crate::model::ModelState;
-use crate::refusal::{Code, Culprit};
+use crate::policy::{Charge, Ledger};
+use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::aggregator::{AggregatorJob, Outcome};
 use crate::round::authority::{AuthorityJob, ComputeKey};
+use crate::round::keying::PostWork;
+use crate::round::messages::ResultRecord;
 use crate::round::party::PartyJob;
-use crate::wire;
+use crate::wire::{self, Name};
 
 /// Who acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +40,19 @@ pub struct Disk {
     pub state: Option<Vec<u8>>,
     /// Bulk objects by root, durable before the state that names them.
     pub blobs: BTreeMap<Hash, Vec<u8>>,
+    /// What posts to a threshold key left, by call and step, committed with the post.
+    pub secrets: BTreeMap<(Hash, u16), Vec<u8>>,
+    /// The ledger of the job's data set, committed with the state.
+    pub ledger: Ledger,
+}
+
+impl Disk {
+    /// What the last post before `step` left; empty at first.
+    #[must_use]
+    pub fn secret(&self, call: Hash, step: u16) -> Vec<u8> {
+        let kept = self.secrets.range((call, 0)..(call, step)).next_back();
+        kept.map(|(_, secret)| secret.clone()).unwrap_or_default()
+    }
 }
 
 /// One role's process.
@@ -77,6 +95,8 @@ pub enum Packet {
         party: usize,
         /// First round without a result.
         next_round: u32,
+        /// Whether it knows the job's threshold key.
+        keyed: bool,
     },
     /// Aggregator to party: what a poll finds.
     News {
@@ -90,6 +110,10 @@ pub enum Packet {
         results: Vec<(Vec<u8>, Vec<u8>)>,
         /// Whether the party is invited next.
         joined: bool,
+        /// What was posted to the threshold key.
+        key: Option<Vec<u8>>,
+        /// What holders are asked.
+        ask: Option<Vec<u8>>,
     },
     /// Party to aggregator, a control message.
     Control {
@@ -114,6 +138,13 @@ pub enum Packet {
         /// The message.
         bytes: Vec<u8>,
     },
+    /// Aggregator to holder: its answer arrived.
+    Taken {
+        /// Receiver.
+        party: usize,
+        /// The label answered for.
+        label: Label,
+    },
 }
 
 impl Packet {
@@ -124,7 +155,9 @@ impl Packet {
             | Self::Poll { .. }
             | Self::Control { .. }
             | Self::Submit { .. } => Node::Aggregator,
-            Self::News { party, .. } | Self::Reply { party, .. } => Node::Party(*party),
+            Self::News { party, .. } | Self::Reply { party, .. } | Self::Taken { party, .. } => {
+                Node::Party(*party)
+            }
         }
     }
 }
@@ -166,6 +199,8 @@ pub enum Item {
         /// Authorities done.
         done: usize,
     },
+    /// A party is gone for good, once the threshold key is made.
+    Lose(usize),
     /// The operator cancels the job.
     Cancel,
     /// The liar acts.
@@ -181,6 +216,8 @@ pub enum Work {
     Open(crate::round::aggregator::OpenSum),
     /// Authority.
     Key(ComputeKey, Vec<u8>),
+    /// Authority.
+    Post(PostWork, Vec<u8>),
     /// Party.
     Party(crate::round::party::PartyWork),
 }
@@ -217,6 +254,12 @@ pub struct World {
     pub trouble: u64,
     /// Sums opened: round -> bytes.
     pub sums: BTreeMap<u32, Vec<u8>>,
+    /// What a post leaves, until the event that brings it is committed.
+    pub(super) kept: Option<((Hash, u16), Vec<u8>)>,
+    /// Whose data set has budget left for how many rounds, if not for all.
+    pub(super) short: Option<(Node, u32)>,
+    /// Parties that were, or will be, away for a while.
+    away: BTreeSet<usize>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     items: BTreeMap<u64, Item>,
     count: u64,
@@ -231,6 +274,12 @@ impl core::fmt::Debug for World {
     }
 }
 
+/// The threshold scheme that runs use: the first one, whose keys are made fast.
+#[must_use]
+pub fn threshold_scheme() -> Option<u16> {
+    schemes::threshold().first().map(|scheme| scheme.info().id)
+}
+
 /// Simulated time of the start.
 pub const START_MS: u64 = 1_000_000;
 /// How long a run goes on after its job ended.
@@ -243,18 +292,32 @@ impl World {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let mut rng = stream(seed, "schedule", &[]);
-        let parties = draw(&mut rng, 3, 8);
+        let keyed = if seed % 3 == 2 { threshold_scheme() } else { None };
+        let parties = draw(&mut rng, 3, if keyed.is_some() { 6 } else { 8 });
         let colluders = draw(&mut rng, 0, 1).min(parties - 3);
         let quorum = draw(&mut rng, 2, parties - 1);
-        let size = Size {
-            parties: u32::try_from(parties).unwrap(),
-            authorities: u32::try_from(draw(&mut rng, 1, 4)).unwrap(),
-            quorum: u32::try_from(quorum).unwrap(),
-            colluders: u32::try_from(colluders).unwrap(),
-            rounds: u32::try_from(draw(&mut rng, 2, 3)).unwrap(),
+        let number = |drawn: u64| u32::try_from(drawn).unwrap();
+        let mut size = Size {
+            parties: number(parties),
+            authorities: number(draw(&mut rng, 1, 4)),
+            quorum: number(quorum),
+            colluders: number(colluders),
+            rounds: number(draw(&mut rng, 2, 3)),
             scheme: 1,
             kind: if draw(&mut rng, 0, 1) == 0 { Kind::Sum } else { Kind::Train },
+            threshold: None,
+            budget: None,
         };
+        if let Some(scheme) = keyed {
+            let holders = draw(&mut rng, colluders + 1, parties - 1);
+            let threshold = draw(&mut rng, colluders + 1, holders);
+            (size.authorities, size.scheme, size.kind) = (1, scheme, Kind::Sum);
+            size.threshold =
+                Some(ThresholdSpec { holders: number(holders), threshold: number(threshold) });
+        }
+        if size.kind == Kind::Sum && draw(&mut rng, 0, 1) == 0 {
+            size.budget = Some(size.rounds);
+        }
         let lab = Lab::new(seed, &size);
         let lies = Lies::plan(&mut rng, &lab);
         let mut world = Self {
@@ -269,6 +332,9 @@ impl World {
             lies,
             trouble: [0, 10, 40, 90][usize::try_from(draw(&mut rng, 0, 3)).unwrap()],
             sums: BTreeMap::new(),
+            kept: None,
+            short: None,
+            away: BTreeSet::new(),
             queue: BinaryHeap::new(),
             items: BTreeMap::new(),
             count: 0,
@@ -292,19 +358,25 @@ impl World {
         nodes.extend((0..self.lab.authorities.len()).map(Node::Authority));
         nodes.extend((0..n).map(Node::Party));
         for node in nodes {
-            self.processes.insert(node, Process::default());
+            self.processes.entry(node).or_default();
             self.at(0, Item::Start(node));
         }
-        let mut spare = n - floor - usize::from(self.lies.never_counts());
+        let spec = self.lab.manifest.threshold;
+        let holders = spec.map_or(0, |spec| spec.holders as usize);
+        let mut spare =
+            n.saturating_sub(floor.max(holders) + usize::from(self.lies.never_counts()));
+        self.plan_budget(&mut spare);
         for party in 0..n {
             if self.chance(12) {
                 // Late: the process is not there yet.
                 let start = draw(&mut self.rng, 100, 1500);
+                self.away.insert(party);
                 self.at(0, Item::Kill(Node::Party(party)));
                 self.at(start, Item::Start(Node::Party(party)));
             }
             if self.chance(15) {
                 let from = draw(&mut self.rng, 50, 2500);
+                self.away.insert(party);
                 self.at(from, Item::Kill(Node::Party(party)));
                 if spare > 0 && self.chance(40) {
                     // Gone for good.
@@ -315,7 +387,14 @@ impl World {
                 }
             } else if self.chance(10) {
                 let when = draw(&mut self.rng, 50, 2500);
+                self.away.insert(party);
                 self.at(when, Item::Rotate { party, done: 0 });
+            } else if spec.is_some() && spare > 0 && self.chance(15) {
+                // Gone for good with its share of the key.
+                let when = draw(&mut self.rng, 100, 2500);
+                spare -= 1;
+                self.away.insert(party);
+                self.at(when, Item::Lose(party));
             }
         }
         for a in 0..self.lab.authorities.len() {
@@ -348,6 +427,29 @@ impl World {
         if self.lies.aggregator() {
             self.at(20, Item::Lie);
         }
+    }
+
+    /// An earlier job on the same data set left budget for some rounds only, at one authority or at
+    /// one party.
+    fn plan_budget(&mut self, spare: &mut usize) {
+        let Privacy::Noise(noise) = self.lab.manifest.privacy.clone() else { return };
+        if !self.chance(30) {
+            return;
+        }
+        let rounds = self.lab.manifest.workload.rounds();
+        let left = u32::try_from(draw(&mut self.rng, 0, u64::from(rounds) - 1)).unwrap();
+        let node = if *spare > 0 && self.chance(40) {
+            *spare -= 1;
+            Node::Party(self.lab.parties.len() - 1)
+        } else {
+            Node::Authority(0)
+        };
+        let ledger = &mut self.processes.entry(node).or_default().disk.ledger;
+        for round in left..rounds {
+            let job = Hash([7; 32]);
+            ledger.charge(&Charge { job, round, noise: noise.clone() }, None).unwrap();
+        }
+        self.short = Some((node, left));
     }
 
     /// Schedules an item.
@@ -427,6 +529,17 @@ impl World {
     pub fn strike(&mut self, node: Node, fault: &'static str) {
         let (role, state) = self.state(node);
         self.audit.hit(role, state, fault);
+        if let Node::Party(party) = node
+            && let Some(state) = self.holder_state(party)
+        {
+            self.audit.hit("holder", state, fault);
+        }
+    }
+
+    /// What a party does as participant of the threshold key.
+    #[must_use]
+    pub fn holder_state(&self, party: usize) -> Option<&'static str> {
+        self.party_job(party)?.holder_state_name()
     }
 
     /// Kills a process; it starts again by itself unless something else was planned.
@@ -505,6 +618,14 @@ impl World {
             }
             Item::Kill(node) => self.kill(node),
             Item::Rotate { party, done } => self.rotate(party, done),
+            Item::Lose(party) => {
+                if self.aggregator_job().is_some_and(|job| job.job_key().is_some()) {
+                    self.strike(Node::Party(party), "gone for good");
+                    self.kill(Node::Party(party));
+                } else {
+                    self.at(50, Item::Lose(party));
+                }
+            }
             Item::Cancel => {
                 if self.processes[&Node::Aggregator].up {
                     self.cancelled = true;
@@ -581,9 +702,21 @@ impl World {
                     self.audit.broken(format!("a sum was discarded without its liar: {why}"));
                 }
             }
+            Some(Outcome::Failed(why)) if why.code == Code::BudgetSpent => {
+                let left = match self.short {
+                    Some((Node::Authority(_), left)) => Some(left as usize),
+                    _ => None,
+                };
+                if left != Some(job.results().len()) {
+                    self.audit.broken(format!("budget for {left:?} rounds: {why}"));
+                }
+            }
+            Some(Outcome::Failed(why)) if why.code == Code::QuorumLost => self.quorum_lost(why),
             _ if !self.lies.must_end() => {}
             other => self.audit.broken(format!("the job does not end: {other:?}")),
         }
+        let results: Vec<ResultRecord> = job.results().iter().map(|one| (**one).clone()).collect();
+        self.check_ledgers(&results);
         let m = self.lab.authorities.len();
         for result in job.results() {
             let Some(key) = self.audit.opened(result.round, m) else {
@@ -601,6 +734,61 @@ impl World {
                 let Some(job) = self.party_job(party) else { continue };
                 if job.next_round() == rounds && job.state() != head {
                     self.audit.broken(format!("party {party} has another model"));
+                }
+            }
+        }
+    }
+
+    /// A job that ends for want of holders: enough of them may have been away.
+    fn quorum_lost(&mut self, why: &Refusal) {
+        let spec = self.lab.manifest.threshold.unwrap();
+        let Some(key) = self.aggregator_job().and_then(|job| job.job_key().cloned()) else {
+            return;
+        };
+        let away = |name: &Name| {
+            let party = self.lab.parties.iter().position(|p| p.entry.party == *name).unwrap();
+            self.away.contains(&party)
+                || self.lies.holder(party).is_some()
+                || self.short == Some((Node::Party(party), 0))
+                || matches!(self.short, Some((Node::Party(short), _)) if short == party)
+        };
+        let holders = key.keying().holders();
+        let there = holders.iter().filter(|holder| !away(&holder.party)).count();
+        let calm = self.trouble == 0 && self.processes[&Node::Aggregator].life == 0;
+        if calm && !self.lies.aggregator() && there >= spec.threshold as usize {
+            self.audit.broken(format!("{there} holders were there all the time: {why}"));
+        }
+    }
+
+    /// The ledgers hold what was charged, once per round, and no more than the budget.
+    fn check_ledgers(&mut self, results: &[ResultRecord]) {
+        let Privacy::Noise(noise) = self.lab.manifest.privacy.clone() else { return };
+        let rounds = self.lab.manifest.workload.rounds();
+        let nodes: Vec<Node> = self.processes.keys().copied().collect();
+        for node in nodes {
+            let before = match self.short {
+                Some((short, left)) if short == node => rounds - left,
+                _ => 0,
+            };
+            let spent =
+                self.processes[&node].disk.ledger.spent(noise.data_set.clone(), noise.delta);
+            let charged = self.audit.charged(node);
+            if spent.rounds != u64::from(before) + charged.len() as u64 {
+                self.audit.broken(format!("{node:?} spent {} rounds, {charged:?}", spent.rounds));
+            }
+            if spent.zcdp > noise.epsilon {
+                self.audit.broken(format!("{node:?} spent epsilon {}", spent.zcdp));
+            }
+            for result in results {
+                let concerned = match node {
+                    Node::Aggregator => false,
+                    Node::Authority(_) => true,
+                    Node::Party(party) => {
+                        result.members.contains(&self.lab.parties[party].entry.party)
+                    }
+                };
+                if concerned && !charged.contains(&result.round) {
+                    self.audit.broken(format!("{node:?} was not charged for {}", result.round));
                 }
             }
         }

@@ -184,6 +184,8 @@ struct GivingUp {
     attempt: u16,
     request: Verified<TombstoneRequest>,
     tombstones: BTreeMap<Name, Verified<Tombstone>>,
+    /// Why no further attempt can do better, if none can: the job then ends.
+    hopeless: Option<Refusal>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -347,16 +349,14 @@ impl AggregatorJob {
                 if holds(Check::Floor, count >= self.manifest.floor()) {
                     Ok(self.freeze(cx))
                 } else {
-                    Ok(self.give_up(
-                        cx,
-                        &format!("{count} replies, the floor is {}", self.manifest.floor()),
-                    ))
+                    let why = format!("{count} replies, the floor is {}", self.manifest.floor());
+                    Ok(self.give_up(cx, &why, None))
                 }
             }
             Phase::Promising(frozen) => {
                 let end = frozen.attempt.open.deadline_ms;
                 if cx.now_ms >= end.saturating_add(self.manifest.deadlines.key_ms) {
-                    return Ok(self.give_up(cx, "not every authority promised in time"));
+                    return Ok(self.give_up(cx, "not every authority promised in time", None));
                 }
                 Ok(Vec::new())
             }
@@ -366,7 +366,12 @@ impl AggregatorJob {
         }
     }
 
-    fn give_up(&mut self, cx: &Context<'_>, why: &str) -> Vec<AggregatorOutput> {
+    fn give_up(
+        &mut self,
+        cx: &Context<'_>,
+        why: &str,
+        hopeless: Option<Refusal>,
+    ) -> Vec<AggregatorOutput> {
         let Some(attempt) = self.attempt() else {
             return Vec::new();
         };
@@ -379,6 +384,7 @@ impl AggregatorJob {
             attempt: number,
             request,
             tombstones: BTreeMap::new(),
+            hopeless,
         });
         outputs.extend(self.requests());
         outputs
@@ -404,6 +410,9 @@ impl AggregatorJob {
         giving_up.tombstones.insert(tombstone.authority.clone(), tombstone);
         if giving_up.tombstones.len() < self.manifest.authorities.len() {
             return Ok(Vec::new());
+        }
+        if let Some(refusal) = giving_up.hopeless.take() {
+            return Ok(self.finish(Outcome::Failed(refusal)));
         }
         let (round, attempt) = (giving_up.round, giving_up.attempt);
         let tombstones = giving_up.tombstones.values().map(|t| t.signed().clone()).collect();
@@ -451,11 +460,10 @@ impl AggregatorJob {
             // later epoch, or every further attempt would be refused as well.
             let roster = frozen.attempt.open.roster.clone();
             self.bar(&roster, &refusal.concerns);
-            if refusal.code == Code::BudgetSpent {
-                // No other attempt costs less.
-                return self.finish(Outcome::Failed(Refusal::new(refusal.code, why)));
-            }
-            return self.give_up(cx, &why);
+            // A spent budget stays spent: the tombstones give the other authorities' charges back, and
+            // the job ends.
+            let hopeless = (refusal.code == Code::BudgetSpent).then(|| refusal.clone());
+            return self.give_up(cx, &why, hopeless);
         }
         self.finish(Outcome::Failed(Refusal::new(refusal.code, why)))
     }

@@ -62,6 +62,20 @@ impl PartyJob {
         self.key.as_ref().map_or(Hash([0; 32]), JobKey::id)
     }
 
+    /// Name of the state as participant of the threshold key, for reports; `None` for others.
+    #[must_use]
+    pub fn holder_state_name(&self) -> Option<&'static str> {
+        match (&self.key, &self.calling, &self.sharing) {
+            (_, _, Some(sharing)) if sharing.answer.is_none() => Some("Sharing"),
+            (_, _, Some(sharing)) if !sharing.taken => Some("Answered"),
+            (_, _, Some(_)) => Some("Taken"),
+            (Some(key), _, None) => key.keying().holders().contains(&self.me).then_some("Keyed"),
+            (None, Some(calling), None) if calling.making.is_some() => Some("Posting"),
+            (None, Some(_), None) => Some("Posted"),
+            (None, None, None) => None,
+        }
+    }
+
     /// What a participant of the key still has to do.
     pub(super) fn holder_requests(&self) -> Vec<PartyOutput> {
         let mut outputs = Vec::new();
@@ -116,7 +130,7 @@ impl PartyJob {
             self.key = Some(key);
             return Ok(vec![Output::Log(fact)]);
         };
-        let me = keying.holders().iter().any(|holder| *holder == self.me);
+        let me = keying.holders().contains(&self.me);
         let Some(number) = keying.number(&self.manifest, &self.me.party).filter(|_| me) else {
             return Ok(Vec::new());
         };
@@ -125,6 +139,12 @@ impl PartyJob {
         let mut making = None;
         if let Some(known) = &self.calling {
             if known.keying.call().hash() == call {
+                // Older posts come again on a bad network: they say nothing new.
+                let before = known.keying.transcript().posts;
+                let (shown, seen) = (transcript.posts.len(), before.len());
+                if shown < seen && transcript.posts.iter().all(|post| before.contains(post)) {
+                    return Ok(self.holder_requests());
+                }
                 posted.clone_from(&known.posted);
                 making = known.making;
             } else if keying.call().number <= known.keying.call().number {
