@@ -138,10 +138,6 @@ impl<'a> Board<'a> {
                 return Err(fault(post.from, "a second post in one step"));
             }
         }
-        let early = board.posts.keys().find(|(step, _)| board.missing(*step).is_some());
-        if let Some((_, from)) = early {
-            return Err(fault(*from, "a post before its step was open"));
-        }
         Ok(board)
     }
 
@@ -185,6 +181,10 @@ impl<'a> Board<'a> {
 
     /// The checked posts.
     fn read(&self) -> Result<Said, KeyFault> {
+        let early = self.posts.keys().find(|(step, _)| self.missing(*step).is_some());
+        if let Some((_, from)) = early {
+            return Err(fault(*from, "a post before its step was open"));
+        }
         let mut said = Said::default();
         for ((step, from), bytes) in &self.posts {
             let from = *from;
@@ -360,9 +360,6 @@ impl<'a> Board<'a> {
 
     /// The public key, once all posts are there.
     fn public_key(&self, said: &Said) -> Result<PublicKey, KeyFault> {
-        if let Some(missing) = self.missing(FINAL) {
-            return Err(fault(missing, "its post is missing"));
-        }
         let authority = said.authority.ok_or(fault(AUTHORITY, "its post is missing"))?;
         let mut sums = vec![RistrettoPoint::default(); self.threshold];
         for dealing in said.dealings.values() {
@@ -388,6 +385,9 @@ pub(super) fn check(setup: &KeySetup<'_>, posts: &[KeyPost]) -> Result<(), KeyFa
 /// See [`ThresholdScheme::public_key`](crate::threshold::ThresholdScheme).
 pub(super) fn public_key(setup: &KeySetup<'_>, posts: &[KeyPost]) -> Result<Vec<u8>, KeyFault> {
     let board = Board::new(setup, posts)?;
+    if let Some(missing) = board.missing(FINAL) {
+        return Err(fault(missing, "its post is missing"));
+    }
     Ok(board.public_key(&board.read()?)?.to_bytes())
 }
 

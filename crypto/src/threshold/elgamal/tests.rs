@@ -523,7 +523,8 @@ fn posts_out_of_turn_name_their_sender() {
     assert_eq!(keys.public().unwrap_err().from, AUTHORITY, "missing");
     let mut early = Keys::until(3, 2, 2);
     early.posts.retain(|post| (post.step, post.from) != (0, 3));
-    assert_eq!(early.public().unwrap_err().from, 1, "dealt before the step was open");
+    assert_eq!(early.culprit(), Some(1), "dealt before the step was open");
+    assert_eq!(early.public().unwrap_err().from, 3, "missing");
     early.posts.retain(|post| post.step == 0);
     assert_eq!(early.culprit(), None);
     assert_eq!(early.public().unwrap_err().from, 3, "missing");
