@@ -45,6 +45,12 @@ impl Ledgers {
         Self { turn: Mutex::default(), limit, data_set }
     }
 
+    /// The owner's own limit.
+    #[must_use]
+    pub const fn limit(&self) -> Option<f64> {
+        self.limit
+    }
+
     fn key(&self, charge: &Charge) -> Name {
         self.data_set.clone().unwrap_or_else(|| charge.noise.data_set.clone())
     }

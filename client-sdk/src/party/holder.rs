@@ -116,13 +116,15 @@ impl Run<'_> {
             let answer = ShareRefused { holder, label, refusal };
             let answer = Signed::sign(answer, &self.party.keys.identity);
             let answer = Message::ShareRefused(answer.signed().clone());
-            self.tell("shares", answer.to_wire()).await?;
+            if matches!(self.tell("shares", answer.to_wire()).await?, Told::Later) {
+                self.refused_ask = None;
+            }
         }
         end.map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
     /// Fetches the members' replies, checks and adds them, and stores the partial decryption of
-    /// their sum, or who sent a wrong one; says whether to go on at once.
+    /// their sum, or who sent a wrong one; says whether it did.
     pub(super) async fn share(
         &mut self,
         round: u32,
@@ -132,8 +134,9 @@ impl Run<'_> {
         let start = Instant::now();
         let space = self.share_space(round);
         let Some(replies) = self.fetch_replies(label, members, &space).await? else {
+            // The round may be over, or the aggregator away: the next view tells.
             self.backoff.wait().await;
-            return Ok(true);
+            return Ok(false);
         };
         let mut batch = Batch::new();
         let outcome = match self.key_share().await? {
@@ -189,10 +192,13 @@ impl Run<'_> {
     }
 
     async fn send_share(&mut self, label: Label, message: &Message) -> Result<bool, PartyError> {
-        if !matches!(self.tell("shares", message.to_wire()).await?, Told::Later) {
-            // Refused, it is wanted no more: whoever wants it asks again.
-            self.apply(Event::ShareTaken { label }, Batch::new()).await?;
+        match self.tell("shares", message.to_wire()).await? {
+            Told::Later => return Ok(true),
+            Told::Taken => {}
+            // It is wanted no more, or asked for again in a moment.
+            Told::Refused => self.backoff.wait().await,
         }
+        self.apply(Event::ShareTaken { label }, Batch::new()).await?;
         Ok(true)
     }
 
@@ -224,7 +230,6 @@ impl Run<'_> {
             .await;
         match fetched {
             Ok(replies) => Ok(Some(replies)),
-            // The round may be over, or the aggregator away: the next view tells.
             Err(error) => {
                 let error = if error.is_peer_fault() {
                     CallError::BadAnswer { peer: AGGREGATOR.to_owned(), why: error.to_string() }

@@ -254,7 +254,42 @@ fn line(event: &PartyEvent) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: PartyArgs,
+    }
+
+    #[test]
+    fn a_party_takes_part_or_shows_its_budget() {
+        let parse = |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.args);
+        let whole = "party --name p --authority http://a --store s --data d.csv --any";
+        let seed = "ab".repeat(32);
+        let args = parse(&format!(
+            "{whole} --max-epsilon 1.5 --data-set books --insecure-noise-seed {seed}"
+        ));
+        let PartyArgs { action: None, part: Some(part) } = args.unwrap() else {
+            panic!("not a party that takes part")
+        };
+        assert_eq!(part.aggregator, "http://127.0.0.1:7100");
+        assert_eq!((part.max_epsilon, part.data_set.as_deref()), (Some(1.5), Some("books")));
+        assert_eq!(part.insecure_noise_seed, Some(Hex32([0xab; 32])));
+        let args = parse("party budget --store s --delta 1e-5 --json").unwrap();
+        assert!(matches!(args.action, Some(Action::Budget { delta: 1e-5, json: true, .. })));
+        for line in [
+            "party",
+            "party --name p",
+            &whole.replace(" --store s", ""),
+            &format!("{whole} budget --store s"),
+            "party budget",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
 
     #[test]
     fn events_read_as_sentences() {
