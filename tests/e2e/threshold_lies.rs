@@ -111,7 +111,11 @@ async fn a_wrong_reply_names_its_sender_who_may_send_a_right_one() -> Result<()>
     let mut running = Vec::new();
     for party in ["p0", "p1", "p2"] {
         let others = others.clone();
-        running.push(world.sum(party, job, DIM, move |_| Ok(others.pass())).await?);
+        let hold = move |_| {
+            others.pass();
+            Ok(())
+        };
+        running.push(world.sum(party, job, DIM, hold).await?);
     }
     let sender = Sender::open(joined).await?;
     let right = sender.reply(&sender.party.entry.party)?;
