@@ -1,10 +1,19 @@
 //! The registry: a line per scheme, ids never reused.
 
 use crate::sum::SumScheme;
-use crate::threshold::ThresholdScheme;
+use crate::threshold::paillier::PAILLIER;
+#[cfg(any(test, feature = "testkit"))]
+use crate::threshold::paillier::PAILLIER_512_INSECURE;
+use crate::threshold::{ThresholdScheme, ThresholdSum};
 
 /// Every scheme this build knows, laboratory ones only with their feature.
-static SCHEMES: &[&dyn SumScheme] = &[&crate::fe::pad::Pad, &crate::fe::ddh::DdhMcfe];
+static SCHEMES: &[&dyn SumScheme] = &[
+    &crate::fe::pad::Pad,
+    &crate::fe::ddh::DdhMcfe,
+    &ThresholdSum(PAILLIER),
+    #[cfg(any(test, feature = "testkit"))]
+    &ThresholdSum(PAILLIER_512_INSECURE),
+];
 
 /// All registered schemes.
 #[must_use]
@@ -26,7 +35,11 @@ pub fn by_name(name: &str) -> Option<&'static dyn SumScheme> {
 
 /// Threshold schemes by their own trait; each is also in [`all`], as a
 /// [`ThresholdSum`](crate::threshold::ThresholdSum).
-static THRESHOLD: &[&dyn ThresholdScheme] = &[];
+static THRESHOLD: &[&dyn ThresholdScheme] = &[
+    &PAILLIER,
+    #[cfg(any(test, feature = "testkit"))]
+    &PAILLIER_512_INSECURE,
+];
 
 /// The threshold schemes.
 #[must_use]

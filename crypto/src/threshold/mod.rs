@@ -17,6 +17,7 @@
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod conformance;
+pub mod paillier;
 mod sum;
 
 use std::sync::Arc;
