@@ -24,6 +24,7 @@
 //! The silent exponentiation of the library serves every secret exponent that an outsider can make
 //! us use again; operands have one size each, their top bits set. See [`number`] for what is wiped.
 
+mod baseline;
 mod dealer;
 mod key;
 mod number;
@@ -40,6 +41,8 @@ pub mod testkit;
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
+
+pub use baseline::Bare;
 
 use key::PaillierKey;
 use public::PublicKey;

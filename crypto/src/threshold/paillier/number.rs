@@ -73,6 +73,13 @@ pub(super) fn write_le(number: &Integer, out: &mut [u8]) {
     number.write_digits(out, Order::Lsf);
 }
 
+/// As [`write_le`], in a new buffer.
+pub(super) fn to_le(number: &Integer, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    write_le(number, &mut out);
+    out
+}
+
 /// The lesser of x and modulus - x.
 ///
 /// Ciphertexts and partial decryptions live in the group modulo +-1, in which -1 cannot be used to

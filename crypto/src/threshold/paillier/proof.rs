@@ -40,7 +40,7 @@ use rug::Integer;
 
 use super::super::ReplyBinding;
 use super::number::{
-    SecretInteger, from_le, product_of_powers_vartime, random_limbs, without_sign, write_le,
+    SecretInteger, from_le, product_of_powers_vartime, random_limbs, to_le, without_sign, write_le,
 };
 use super::public::PublicKey;
 use super::share::Share;
@@ -93,8 +93,7 @@ pub(super) struct ReplyStatement<'a> {
 
 impl ReplyStatement<'_> {
     fn challenge(&self, commitment: &Integer) -> [u8; 32] {
-        let mut bytes = vec![0; self.key.size.square_bytes()];
-        write_le(commitment, &mut bytes);
+        let bytes = to_le(commitment, self.key.size.square_bytes());
         let shape = shape_bytes(self.shape);
         let parts: [&[u8]; 5] = [&self.key.hash, &shape, &self.binding.0, self.ciphers, &bytes];
         hash_parts("quorate/paillier/reply-proof/1", &parts).0
@@ -182,11 +181,8 @@ impl PartialStatement<'_> {
     }
 
     fn challenge(&self, batch: &[u8; 32], commitments: [Integer; 2]) -> [u8; 32] {
-        let [first, second] = commitments.map(|x| {
-            let mut bytes = vec![0; self.key.size.square_bytes()];
-            write_le(&without_sign(x, &self.key.n_squared), &mut bytes);
-            bytes
-        });
+        let [first, second] = commitments
+            .map(|x| to_le(&without_sign(x, &self.key.n_squared), self.key.size.square_bytes()));
         hash_parts("quorate/paillier/partial-proof/1", &[batch, &first, &second]).0
     }
 
