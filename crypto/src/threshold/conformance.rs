@@ -254,6 +254,22 @@ impl Summed {
             sum.add(&reply).unwrap();
             replies.push(reply);
         }
+        let mut summed = Self::of(scheme, fixture, shape, plains, sum, drawn);
+        summed.replies = replies;
+        summed
+    }
+
+    /// The partial decryption of every participant for a sum that is there already.
+    #[must_use]
+    pub fn of(
+        scheme: &dyn ThresholdScheme,
+        fixture: &KeyFixture,
+        shape: SumShape,
+        plains: Vec<Vec<i64>>,
+        sum: Box<dyn CipherSum>,
+        drawn: u8,
+    ) -> Self {
+        let key = scheme.load(&fixture.public).unwrap();
         let mut partials = Vec::new();
         for (number, share) in (0..).zip(&fixture.shares) {
             let mut out = vec![0; scheme.partial_bytes(&shape).unwrap()];
@@ -263,7 +279,7 @@ impl Summed {
             assert_eq!((from, &out[..4]), (number, number.to_le_bytes().as_slice()));
             partials.push(out);
         }
-        Self { key, shape, plains, replies, sum, partials }
+        Self { key, shape, plains, replies: Vec::new(), sum, partials }
     }
 
     /// Opens with the partial decryptions of these participants.
