@@ -85,7 +85,7 @@ pub(super) fn deal(
     }
 
     let x = unit(size, rng, &n);
-    let h_s = Integer::from(&n - x.square() % &n).secure_pow_mod(&n, &n_squared);
+    let h_s = (&n - x.square() % &n).secure_pow_mod(&n, &n_squared);
     let v = unit(size, rng, &n_squared).square() % &n_squared;
     let delta = Integer::from(Integer::factorial(holders));
     let raised = v.clone().secure_pow_mod(&delta, &n_squared);

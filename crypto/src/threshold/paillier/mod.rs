@@ -102,6 +102,15 @@ const fn fault<T>(from: u32, why: &'static str) -> Result<T, KeyFault> {
     Err(KeyFault { from, why })
 }
 
+/// The dealer's post.
+struct Posted<'a> {
+    key: PublicKey,
+    /// Of the key.
+    bytes: &'a [u8],
+    /// Every holder's sealed share.
+    sealed: &'a [u8],
+}
+
 impl Paillier {
     const fn sealed_bytes(self) -> usize {
         Share::bytes(self.size) + SEALED_OVERHEAD
@@ -119,7 +128,7 @@ impl Paillier {
         self,
         setup: &KeySetup<'_>,
         posts: &'a [KeyPost],
-    ) -> Result<Option<(PublicKey, &'a [u8], &'a [u8])>, KeyFault> {
+    ) -> Result<Option<Posted<'a>>, KeyFault> {
         if let Some(stray) = posts.iter().find(|post| post.from != AUTHORITY || post.step != 0) {
             return fault(stray.from, "a post that is not part of the key");
         }
@@ -136,7 +145,7 @@ impl Paillier {
                 if key.threshold == setup.threshold
                     && key.holders() as usize == setup.holders.len() =>
             {
-                Ok(Some((key, bytes, sealed)))
+                Ok(Some(Posted { key, bytes, sealed }))
             }
             Ok(_) => fault(AUTHORITY, "the key has another threshold or other holders"),
             Err(SchemeError::Key(why)) => fault(AUTHORITY, why),
@@ -187,7 +196,7 @@ impl ThresholdScheme for Paillier {
 
     fn public_key(&self, setup: &KeySetup<'_>, posts: &[KeyPost]) -> Result<Vec<u8>, KeyFault> {
         match self.posted(setup, posts)? {
-            Some((_, bytes, _)) => Ok(bytes.to_vec()),
+            Some(posted) => Ok(posted.bytes.to_vec()),
             None => fault(AUTHORITY, "no post"),
         }
     }
@@ -201,7 +210,7 @@ impl ThresholdScheme for Paillier {
     ) -> Result<KeySecret, SchemeError> {
         let (number, identity) = me;
         let posted = self.posted(setup, posts).map_err(|fault| SchemeError::Key(fault.why))?;
-        let (key, _, sealed) = posted.ok_or(SchemeError::Key("no post"))?;
+        let Posted { key, sealed, .. } = posted.ok_or(SchemeError::Key("no post"))?;
         let opened = match number.checked_sub(1) {
             None => Secret::new(secret.expose().clone()),
             Some(at) => {

@@ -73,7 +73,7 @@ fn exponents(hash: [u8; 32], count: usize) -> Vec<Integer> {
     (0..count).map(|_| Integer::from(next())).collect()
 }
 
-/// The commitment (1 + m n) h_s^a.
+/// (1 + m n) h_s^a, given the power of h_s: a ciphertext, or a proof's commitment.
 pub(super) fn encrypted(key: &PublicKey, m: &Integer, power: &Integer) -> Integer {
     let mut c = SecretInteger(Integer::from(m * &key.n) + 1);
     c.0 *= power;
@@ -115,7 +115,8 @@ impl ReplyStatement<'_> {
         let mut z_m = SecretInteger::random_below(rng, &self.key.n);
         let mask = random_limbs(rng, size.mask_bits());
         let mut z_a = SecretInteger::from_limbs(&mask);
-        let commitment = encrypted(self.key, &z_m.0, &self.power(&mask, size.mask_bits())?);
+        let power = SecretInteger(self.power(&mask, size.mask_bits())?);
+        let commitment = encrypted(self.key, &z_m.0, &power.0);
         let challenge = self.challenge(&commitment);
         let rho = exponents(challenge, plaintexts.len());
         for ((rho, m), a) in rho.iter().zip(plaintexts).zip(randomness) {
@@ -123,13 +124,10 @@ impl ReplyStatement<'_> {
             z_a.0 += rho * &a.0;
         }
         z_m.0 %= &self.key.n;
-        let parts = out.split_at_mut_checked(CHALLENGE_BYTES).and_then(|(first, rest)| {
-            rest.split_at_mut_checked(size.modulus_bytes())
-                .map(|(second, third)| (first, second, third))
-        });
-        let Some((first, second, third)) = parts else {
-            return Err(SchemeError::BadProof);
-        };
+        let (first, rest) =
+            out.split_at_mut_checked(CHALLENGE_BYTES).ok_or(SchemeError::BadProof)?;
+        let (second, third) =
+            rest.split_at_mut_checked(size.modulus_bytes()).ok_or(SchemeError::BadProof)?;
         first.copy_from_slice(&challenge);
         write_le(&z_m.0, second);
         write_le(&z_a.0, third);

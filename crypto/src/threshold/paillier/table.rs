@@ -5,7 +5,7 @@ use rug::{Assign, Integer};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-use super::number::{times, window};
+use super::number::{SecretInteger, times, window};
 use super::size::Size;
 
 /// Bits of one digit of an exponent.
@@ -60,15 +60,15 @@ impl FixedBase {
         let digits = (bits as usize).div_ceil(WINDOW);
         let mut powers = vec![Integer::from(1); exponents.len()];
         let mut row = Zeroizing::new(vec![0u64; self.limbs]);
-        let mut factor = Integer::with_capacity(64 * self.limbs);
+        let mut factor = SecretInteger(Integer::with_capacity(64 * self.limbs));
         for (k, rows) in self.rows.chunks_exact(ROWS * self.limbs).take(digits).enumerate() {
             for (power, exponent) in powers.iter_mut().zip(exponents) {
                 select(rows, window(exponent, k * WINDOW, WINDOW) as u64, &mut row);
-                factor.assign_digits(&row, Order::Lsf);
+                factor.0.assign_digits(&row, Order::Lsf);
                 if k == 0 {
-                    power.assign(&factor);
+                    power.assign(&factor.0);
                 } else {
-                    times(power, &factor, &self.modulus);
+                    times(power, &factor.0, &self.modulus);
                 }
             }
         }

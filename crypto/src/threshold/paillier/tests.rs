@@ -305,6 +305,63 @@ fn a_wrong_exponent_on_one_ciphertext_is_caught_whoever_proves() {
 }
 
 #[test]
+fn forged_partial_decryptions_open_nothing() {
+    let (fixture, key) = one_key();
+    let shape = shape(25, 3, 33);
+    let plains = (0..3).map(|party| checks::values(&shape, party, 2)).collect();
+    let summed = Summed::run(&SMALL, fixture, shape, plains, 2);
+    let partial = |number: usize| summed.partials[number].clone();
+    let renumbered = |number: usize, to: u32| {
+        let mut forged = partial(number);
+        forged[..4].copy_from_slice(&to.to_le_bytes());
+        forged
+    };
+    // The partial decryption of someone whose share is zero.
+    let neutral = |number: u32| {
+        let mut forged = renumbered(0, number);
+        for c in forged[4..].chunks_exact_mut(SMALL.size.square_bytes()) {
+            c.fill(0);
+            c[0] = 1;
+        }
+        forged
+    };
+    // Opening does not check proofs again, so what stops these is the arithmetic alone.
+    let open = |partials: [Vec<u8>; 3]| {
+        let partials: Vec<&[u8]> = partials.iter().map(Vec::as_slice).collect();
+        let mut out = Zeroizing::new(Vec::new());
+        key.open(&shape, 3, summed.sum.as_ref(), &partials, &mut out)
+    };
+    assert_eq!(open([partial(0), partial(1), partial(2)]), Ok(()));
+    let one_holder_short = [renumbered(1, 2), renumbered(0, 2), neutral(2)];
+    for forged in one_holder_short {
+        let opened = open([partial(0), partial(1), forged]);
+        assert_eq!(opened, Err(SchemeError::OutOfRange(0)));
+    }
+    for forged in [renumbered(3, 0), renumbered(1, 0), neutral(0)] {
+        let opened = open([forged, partial(1), partial(2)]);
+        assert_eq!(opened, Err(SchemeError::OutOfRange(0)), "without the authority");
+    }
+}
+
+/// Fails to compile when a type has one of these traits: two candidates for one call are ambiguous.
+macro_rules! lacks {
+    ($type:ty: $($bound:path),*) => {$(
+        const _: fn() = || {
+            trait Ambiguous<A> {
+                fn call() {}
+            }
+            struct Has;
+            impl<T: ?Sized> Ambiguous<()> for T {}
+            impl<T: ?Sized + $bound> Ambiguous<Has> for T {}
+            let _ = <$type as Ambiguous<_>>::call;
+        };
+    )*};
+}
+lacks!(number::SecretInteger: Clone, core::fmt::Debug, serde::Serialize, PartialEq);
+lacks!(Share: Clone, core::fmt::Debug, serde::Serialize, PartialEq);
+lacks!(KeySecret: Clone, serde::Serialize, PartialEq);
+
+#[test]
 fn sums_that_no_members_have_are_refused() {
     let (fixture, key) = one_key();
     let shape = shape(20, 3, 16);
