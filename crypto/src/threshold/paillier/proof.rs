@@ -10,8 +10,8 @@
 //! rho_1 to rho_L of 128 bits; it answers z_M = r_M + sum rho_j M_j mod n and, over the integers,
 //! z_a = r_a + sum rho_j a_j. The check is A prod c_j^(rho_j) = (1 + z_M n) h_s^(z_a).
 //!
-//! Soundness. Whoever answers one A for L + 1 random challenges can be rewound to give equations
-//! whose rho differences form an integer matrix R of determinant D. With its adjugate, c_j^D =
+//! Soundness. Whoever answers one A for random challenges can be rewound to L + 1 answers, equations
+//! whose differences in rho form an integer L x L matrix R of determinant D. With its adjugate, c_j^D =
 //! (1 + n)^(mu_j) h_s^(alpha_j) for known mu and alpha. The class of a ciphertext (its plaintext) is
 //! a homomorphism to the integers modulo n that is 0 on h_s, an n-th power, and on -1; so the
 //! plaintext of c_j is mu_j / D modulo n. D has a factor in common with n with probability about
@@ -29,10 +29,11 @@
 //!
 //! # Partial decryptions: the right exponent on every ciphertext
 //! For c_i,j = c_j^(2 Delta s_i) the hash of all of them gives rho_j; with C = prod c_j^(rho_j) and
-//! C_i = prod c_i,j^(rho_j) the prover shows that log of C_i^2 to C^4 equals log of v_i to v (digest
-//! of Shoup's proof, by Damgard and Jurik): commitments C^(4 r) and v^r, challenge e of 128 bits,
-//! answer z = r + e Delta s_i. Squares modulo n^2 form a group whose order n p' q' has no prime
-//! factor near 128 bits, so one wrong c_i,j passes with probability 2^-128 at most, whoever proves.
+//! C_i = prod c_i,j^(rho_j) the prover shows that the logarithm of C_i^2 to base C^4 equals that of
+//! v_i to base v (Damgard and Jurik 2001, section 4.1, after Shoup): commitments C^(4 r) and v^r,
+//! challenge e of 128 bits, answer z = r + e Delta s_i. Squares modulo n^2 form a group whose order
+//! n p' q' has only prime factors of far more than 128 bits, so a wrong c_i,j leaves the batch right,
+//! or a wrong batch the proof, with probability 2^-128 for each guess of a hash, whoever proves.
 
 use chacha20::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};

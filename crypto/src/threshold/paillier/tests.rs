@@ -174,6 +174,82 @@ proptest! {
     }
 }
 
+fn stream(seed: u8) -> chacha20::ChaCha20Rng {
+    <chacha20::ChaCha20Rng as rand_core::SeedableRng>::from_seed([seed; 32])
+}
+
+fn naive_power(base: &Integer, exponent: &Integer, modulus: &Integer) -> Integer {
+    base.clone().pow_mod(exponent, modulus).unwrap()
+}
+
+#[test]
+fn tables_and_products_of_powers_agree_with_the_library() {
+    let (fixture, _) = one_key();
+    let key = PublicKey::parse(SMALL.size, &fixture.public).unwrap();
+    let modulus = &key.n_squared;
+    let table = table::FixedBase::new(SMALL.size, &key.h_s, modulus, 130);
+    let exponents: [[u64; 3]; 5] =
+        [[0; 3], [1, 0, 0], [63, 0, 0], [u64::MAX, u64::MAX, 3], [0x0123_4567_89ab_cdef, 77, 2]];
+    let limbs: Vec<&[u64]> = exponents.iter().map(<[u64; 3]>::as_slice).collect();
+    for (limbs, power) in limbs.iter().zip(table.powers(&limbs, 130)) {
+        let exponent = Integer::from_digits(limbs, rug::integer::Order::Lsf);
+        assert_eq!(power, naive_power(&key.h_s, &exponent, modulus), "{exponent}");
+    }
+    // Fewer digits than the table has.
+    let short = table.powers(&[&[12_345]], 20);
+    assert_eq!(short, [naive_power(&key.h_s, &Integer::from(12_345), modulus)]);
+
+    let rng = &mut stream(5);
+    for (count, bits) in [(0, 128), (1, 128), (2, 300), (7, 1), (33, 300), (200, 128)] {
+        let mut draw = |bits: u32| {
+            number::SecretInteger::random_below(rng, &(Integer::from(1) << bits)).0.clone()
+        };
+        let bases: Vec<Integer> = (0..count).map(|_| draw(1000)).collect();
+        let mut exponents: Vec<Integer> = (0..count).map(|_| draw(bits)).collect();
+        if let Some(first) = exponents.first_mut() {
+            *first = Integer::new();
+        }
+        let mut expected = Integer::from(1);
+        for (base, exponent) in bases.iter().zip(&exponents) {
+            expected = expected * naive_power(base, exponent, modulus) % modulus;
+        }
+        let product = number::product_of_powers_vartime(&bases, &exponents, modulus);
+        assert_eq!(product, expected, "{count} bases, {bits} bits");
+    }
+}
+
+#[test]
+fn lagrange_integers_recombine_any_polynomial() {
+    let fixture = small(6, 4, 1);
+    let key = PublicKey::parse(SMALL.size, &fixture.public).unwrap();
+    // 3 x^3 - 5 x^2 + 2 x + 11, and the authority's part 100.
+    let f = |x: i64| Integer::from(3 * x * x * x - 5 * x * x + 2 * x + 11);
+    for numbers in [[0, 1, 2, 3, 4], [6, 2, 0, 5, 3], [3, 4, 5, 6, 0]] {
+        let (factors, common) = key.lagrange(&numbers).unwrap();
+        let mut sum = Integer::new();
+        for (&number, factor) in numbers.iter().zip(&factors) {
+            sum += factor * if number == AUTHORITY { Integer::from(100) } else { f(number.into()) };
+        }
+        assert_eq!(sum, Integer::from(&common * 111u32), "{numbers:?}");
+        assert!(common > 0);
+    }
+    let wrong: [&[u32]; 7] = [
+        &[],
+        &[0, 1, 2, 3],
+        &[0, 1, 2, 3, 4, 5],
+        &[1, 2, 3, 4],
+        &[1, 2, 3, 4, 5],
+        &[0, 1, 2, 3, 3],
+        &[0, 1, 2, 3, 7],
+    ];
+    for numbers in wrong {
+        assert!(key.lagrange(numbers).is_none(), "{numbers:?}");
+    }
+    assert!(
+        key.lagrange(&[0, 0, 1, 2, 3]).is_none() && key.lagrange(&[0, 0, 1, 2, 3, 4]).is_none()
+    );
+}
+
 /// A party's reply and the parts that an attacker works on.
 struct Target {
     key: PublicKey,
@@ -297,8 +373,7 @@ fn a_wrong_exponent_on_one_ciphertext_is_caught_whoever_proves() {
             sum_bytes: &sum_bytes,
             raised_bytes: &bytes,
         };
-        let mut rng = <chacha20::ChaCha20Rng as rand_core::SeedableRng>::from_seed([4; 32]);
-        statement.prove(&share, &mut rng, &mut proof).unwrap();
+        statement.prove(&share, &mut stream(4), &mut proof).unwrap();
         let partial = [1u32.to_le_bytes().as_slice(), &bytes, &proof].concat();
         loaded.verify_partial(&target.shape, &checks::CONTEXT, sum.as_ref(), &partial)
     };
