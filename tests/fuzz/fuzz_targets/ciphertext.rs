@@ -1,8 +1,11 @@
-//! Ciphertexts and functional keys of every served scheme: any bytes open to a refusal or a value.
+//! Ciphertexts and functional keys of every served scheme of functional encryption: any bytes open to
+//! a refusal or a value.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use quorate_crypto::schemes;
-use quorate_crypto::sum::{EncodedLen, Label, PadSuite, Ring, SumContext, SumShape};
+use quorate_crypto::sum::{
+    EncodedLen, Family, Label, PadSuite, Ring, SchemeInfo, SumContext, SumShape,
+};
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, rest)) = data.split_first() else {
@@ -10,8 +13,14 @@ fuzz_target!(|data: &[u8]| {
     };
     let ring = if kind & 1 == 0 { Ring::Z32 } else { Ring::Z64 };
     let shape = SumShape { ring, dim: 2, parties: 2, authorities: 1, bits: ring.bits() };
-    let cx = SumContext { label: Label([7; 32]), shape, suite: PadSuite::Aes256Ctr };
-    for scheme in schemes::all().iter().filter(|scheme| scheme.info().served) {
+    let cx = SumContext {
+        label: Label([7; 32]),
+        shape,
+        suite: PadSuite::Aes256Ctr,
+        public: Default::default(),
+    };
+    let functional = |info: &SchemeInfo| info.family == Family::FunctionalEncryption && info.served;
+    for scheme in schemes::all().iter().filter(|scheme| functional(scheme.info())) {
         let mut opener = scheme.opener(&cx, 2).expect("a small shape");
         opener.begin(0..2);
         let mut rest = rest;
