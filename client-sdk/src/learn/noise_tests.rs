@@ -29,7 +29,7 @@ use super::split::hold_out;
 use super::sweep::{Draws, Regime, Setting, by_epsilon, by_parties, shared_evenly, spread};
 use super::tests::{data_file, toy};
 use super::train::contribution;
-use super::twin::{FrozenSet, replay};
+use super::twin::{FrozenSet, plain_sum, replay};
 
 const JOB: Hash = Hash([9; 32]);
 
@@ -193,6 +193,35 @@ fn exact_runs_replay_and_do_not_depend_on_the_split() {
         assert!(fit.accuracy > 0.5, "{fit:?}");
         assert!((fit.accuracy - split_fit.accuracy).abs() < 0.02);
     }
+}
+
+/// Pins every bit of the states: a change here changes what old jobs computed.
+#[test]
+fn golden_hashes_of_counts_and_steps() {
+    let golden = [
+        "900a913a8b90699c6b8c30d54b289975ebef749a52faf1b6b6beddfc8e35b1e4",
+        "3865dcadf9fbfa5a207ce9a8d947d22069b15b2a080c18852b5ffe214aa6a805",
+        "8c39db035329e9e696b22270f95a5b5e8e3a44907d50903b1547b9d554f18b88",
+        "6aab65a3b659dd3d8aac5ea16e6b7d362b0ce1fecca06df715e2541c726440b0",
+        "5968f36a24987ae49fb20cbb70acecdbdd0cd9ee0c121b70ada2f8c61bbf15c6",
+    ];
+    let (table, schema) = toy_data(3);
+    let rows: Vec<usize> = (0..table.rows()).collect();
+    let data = parties(&table, &schema, &rows, 2);
+    let hash = |workload: &Workload| {
+        let mut state = ModelState::initial(workload, &CODE, &JOB);
+        for round in 0..workload.rounds() {
+            let members = data.iter().map(|(name, _)| name.to_string()).collect();
+            let set = FrozenSet { round, attempt: 0, members };
+            let datasets =
+                data.iter().map(|(name, rows)| (name.to_string(), rows.clone())).collect();
+            let sum = plain_sum(workload, &CODE, &state, &set, &datasets).unwrap();
+            state = state.advance(workload, round, &sum).unwrap();
+        }
+        state.hash().to_string()
+    };
+    let got: Vec<String> = workloads(&schema).iter().map(hash).collect();
+    assert_eq!(got, golden);
 }
 
 /// ID3 in floating point, by definition.
