@@ -14,10 +14,11 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 use quorate_client::learn::data::{Dataset, Hints, Table, infer_schema};
-use quorate_client::learn::split::{Split, hold_out, share_out};
-use quorate_client::learn::sweep::{Regime, Setting, spread};
+use quorate_client::learn::split::hold_out;
+use quorate_client::learn::sweep::{
+    EPSILONS, PARTIES, Regime, Setting, by_epsilon, by_parties, shared_evenly, spread,
+};
 use quorate_crypto::merkle::Hash;
-use quorate_protocols::wire::Name;
 use quorate_protocols::workload::{
     BayesSpec, ColumnKind, DEFAULT_CODE as CODE, ModelSpec, TrainSpec, TreeSpec, Workload,
 };
@@ -102,15 +103,8 @@ fn main() -> anyhow::Result<()> {
 
     let count = options.get("parties", 10)?;
     let (train, test) = hold_out(&table, options.get("fold", 0)?)?;
-    let rows = |rows: &[usize]| {
-        Dataset::new(&table, workload.schema().context("no schema")?, rows).context("bad rows")
-    };
-    let test = rows(&test)?;
-    let parties = share_out(&table, &train, count, &Split::Even)?
-        .iter()
-        .enumerate()
-        .map(|(i, own)| anyhow::Ok((Name::new(&format!("party-{i}"))?, rows(own)?)))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let test = Dataset::new(&table, workload.schema().context("no schema")?, &test)?;
+    let parties = shared_evenly(&workload, &table, &train, count)?;
     let setting = Setting {
         workload: &workload,
         code: CODE,
@@ -123,16 +117,23 @@ fn main() -> anyhow::Result<()> {
         quorum: options.get("quorum", u32::try_from(count)?)?,
     };
     println!("h = {}, {} training rows, {} held out", setting.shares(), train.len(), test.rows);
-    for regime in Regime::ALL {
-        let seeds = if regime == Regime::NoPrivacy { 1 } else { options.get("seeds", 5)? };
-        let cells =
-            (0..seeds).map(|seed| setting.cell(regime, seed)).collect::<Result<Vec<_>, _>>()?;
-        let f1 = spread(&cells.iter().map(|cell| cell.fit.macro_f1).collect::<Vec<_>>());
-        let accuracy = spread(&cells.iter().map(|cell| cell.fit.accuracy).collect::<Vec<_>>());
-        println!(
-            "{regime:<12?} macro-F1 {:.4} +- {:.4}  accuracy {:.4} +- {:.4}  (simulated)",
-            f1.0, f1.1, accuracy.0, accuracy.1
-        );
+    let seeds = options.get("seeds", 5)?;
+    let cells = match options.0.get("over").map(String::as_str) {
+        Some("epsilon") => by_epsilon(&setting, &EPSILONS, seeds)?,
+        Some("parties") => by_parties(&setting, (&table, &train), &PARTIES, seeds)?,
+        _ => by_epsilon(&setting, &[setting.epsilon], seeds)?,
+    };
+    for group in cells.chunk_by(|a, b| (a.epsilon, a.parties) == (b.epsilon, b.parties)) {
+        for regime in Regime::ALL {
+            let own = || group.iter().filter(|cell| cell.regime == regime);
+            let f1 = spread(&own().map(|cell| cell.fit.macro_f1).collect::<Vec<_>>());
+            let accuracy = spread(&own().map(|cell| cell.fit.accuracy).collect::<Vec<_>>());
+            let name = format!("{regime:?}");
+            println!(
+                "epsilon {:<4} parties {:<2} {name:<9} macro-F1 {:.4} +- {:.4}  accuracy {:.4} +- {:.4}",
+                group[0].epsilon, group[0].parties, f1.0, f1.1, accuracy.0, accuracy.1
+            );
+        }
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ use quorate_protocols::round::aggregator::{Outcome, Status};
 use quorate_protocols::round::messages::{KeyTranscript, ResultRecord, RoundOpen, ShareAsk};
 use quorate_protocols::wire::{Name, Signed, encode};
 use quorate_protocols::workload::{
-    LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, Workload,
+    BayesSpec, LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, TreeSpec, Workload,
 };
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -439,7 +439,8 @@ pub struct RoundReport {
     pub ms: PhaseMillis,
 }
 
-/// A job as its author writes it, in TOML or JSON: exactly one of `sum` and `train`.
+/// A job as its author writes it, in TOML or JSON: exactly one of `sum`, `train`,
+/// `tree` and `bayes`.
 ///
 /// ```toml
 /// title = "monthly totals"
@@ -504,6 +505,12 @@ pub struct JobSpec {
     /// Training of a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<TrainTable>,
+    /// A decision tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<TreeSpec>,
+    /// Naive Bayes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bayes: Option<BayesSpec>,
 }
 
 /// Table `[sum]` of a [`JobSpec`].
@@ -606,6 +613,31 @@ impl JobSpec {
         Self { train: Some(table), ..Self::bare(title, parties) }
     }
 
+    /// A job of any workload with defaults and a floor of two.
+    #[must_use]
+    pub fn of_workload(title: &str, parties: u32, workload: Workload) -> Self {
+        let mut spec = Self::bare(title, parties);
+        match workload {
+            Workload::Sum { dim, rounds, max_abs } => {
+                spec.sum = Some(SumTable { dim, rounds, max_abs });
+            }
+            Workload::Train(train) => {
+                spec.train = Some(TrainTable {
+                    schema: train.schema,
+                    model: train.model,
+                    rounds: train.rounds,
+                    local: train.local,
+                    steps: train.steps,
+                    max_rows: train.max_rows,
+                    seed: train.seed,
+                });
+            }
+            Workload::Tree(tree) => spec.tree = Some(tree),
+            Workload::Bayes(bayes) => spec.bayes = Some(bayes),
+        }
+        spec
+    }
+
     /// Defaults, a floor of two, and no workload.
     fn bare(title: &str, parties: u32) -> Self {
         Self {
@@ -627,6 +659,8 @@ impl JobSpec {
             threshold: None,
             sum: None,
             train: None,
+            tree: None,
+            bayes: None,
         }
     }
 
@@ -642,11 +676,13 @@ impl JobSpec {
         salt: [u8; 16],
     ) -> Result<Manifest, Refusal> {
         let bad = |why: String| Refusal::new(Code::BadManifest, why);
-        let workload = match (self.sum, self.train) {
-            (Some(table), None) => {
+        let workload = match (self.sum, self.train, self.tree, self.bayes) {
+            (Some(table), None, None, None) => {
                 Workload::Sum { dim: table.dim, rounds: table.rounds, max_abs: table.max_abs }
             }
-            (None, Some(table)) => Workload::Train(TrainSpec {
+            (None, None, Some(spec), None) => Workload::Tree(spec),
+            (None, None, None, Some(spec)) => Workload::Bayes(spec),
+            (None, Some(table), None, None) => Workload::Train(TrainSpec {
                 schema: table.schema,
                 model: table.model,
                 rounds: table.rounds,
@@ -655,7 +691,10 @@ impl JobSpec {
                 max_rows: table.max_rows,
                 seed: table.seed,
             }),
-            _ => return Err(bad("a job has exactly one of [sum] and [train]".to_owned())),
+            _ => {
+                let why = "a job has exactly one of [sum], [train], [tree] and [bayes]";
+                return Err(bad(why.to_owned()));
+            }
         };
         let served = || schemes::all().iter().filter(|scheme| scheme.info().served);
         let scheme =

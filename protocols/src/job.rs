@@ -357,6 +357,9 @@ impl Manifest {
         if let Some(fault) = noise::fault(&self.workload, noise) {
             return bad(fault);
         }
+        if !noise::can_be_drawn(self) {
+            return bad("noise of this size cannot be drawn");
+        }
         let rounds = self.workload.rounds();
         if rounds > MAX_NOISED_ROUNDS {
             return bad("a job with noise has at most 10,000 rounds");

@@ -470,4 +470,38 @@ mod tests {
         let bad = FixedPoint { frac_bits: 24, clip: f64::NAN };
         assert_eq!(WEIGHTS.check_ring(Ring::Z64, 1, &bad, 1), Err(CodecError::BadCode));
     }
+
+    #[test]
+    fn noise_widens_the_bounds_and_hides_the_rows() {
+        let exact = PayloadSpec::exact(PayloadKind::Counts { cells: 2 });
+        let spec = PayloadSpec { noise: 6, ..exact };
+        let write = |rows, body: &[i64]| plaintext_bytes(&spec, Ring::Z32, &CODE, 10, rows, body);
+        // Up to 10 rows and noise of 6 either way, whatever the rows.
+        let bytes = write(3, &[16, -6]).unwrap();
+        assert_eq!(bytes.chunks(4).map(read_word).collect::<Vec<_>>(), [0, 0, 0, 0, 0, 16, -6]);
+        assert_eq!(write(3, &[17, 0]), Err(PayloadError::OutOfBound(0)));
+        assert_eq!(write(3, &[0, -7]), Err(PayloadError::OutOfBound(1)));
+        assert_eq!(write(11, &[0, 0]), Err(PayloadError::Rows { rows: 11, max: 10 }));
+        // 4 members: noise of sqrt(4) x 6, and 1 for rounding.
+        let read = |words: [i64; 7]| {
+            let mut bytes = Vec::new();
+            to_ring(&words, Ring::Z32, &mut bytes);
+            read_sum(&spec, Ring::Z32, &CODE, 10, 4, &bytes)
+        };
+        let sum = OpenedSum { rows: 0, body: vec![53, -13] };
+        assert_eq!(read([0, 0, 0, 0, 0, 53, -13]), Ok(sum));
+        assert_eq!(read([0, 0, 0, 0, 0, 54, 0]), Err(PayloadError::OutOfBound(0)));
+        assert_eq!(read([0, 0, 0, 0, 0, 0, -14]), Err(PayloadError::OutOfBound(1)));
+        assert_eq!(read([0, 0, 0, 0, 1, 0, 0]), Err(PayloadError::Rows { rows: 1, max: 0 }));
+        assert_eq!(read([0, 1, 0, 0, 0, 0, 0]), Err(PayloadError::CheckSlot(1)));
+        assert_eq!((exact.bound(&CODE, 10), spec.bound(&CODE, 10)), (Ok(10), Ok(17)));
+        let huge = PayloadSpec { noise: u64::MAX, ..exact };
+        assert!(huge.check_ring(Ring::Z64, 4, &CODE, 10).is_err());
+    }
+
+    #[test]
+    fn rotated_vectors_are_padded_to_a_power_of_two() {
+        let dim = |values| PayloadSpec::exact(PayloadKind::Rotated { values, unit: 9 }).dim();
+        assert_eq!([1, 5, 8, 9, u64::MAX].map(dim), [6, 13, 13, 21, u64::MAX]);
+    }
 }

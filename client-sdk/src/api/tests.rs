@@ -1,4 +1,5 @@
 use quorate_protocols::policy::{Mechanism, NoiseSpec, Unit};
+use quorate_protocols::workload::{Column, ColumnKind};
 
 use super::*;
 
@@ -91,6 +92,32 @@ fn a_wrong_setting_is_refused_by_name() {
         let refusal = manifest(&value).unwrap_err();
         assert!(refusal.detail.contains(word), "{refusal}");
     }
+}
+
+#[test]
+fn every_workload_has_a_table() {
+    let column = Column {
+        name: "c".into(),
+        kind: ColumnKind::Category { levels: vec!["x".into(), "y".into()] },
+    };
+    let schema =
+        Schema { columns: vec![column], target: "t".into(), classes: vec!["0".into(), "1".into()] };
+    let workloads = [
+        Workload::Sum { dim: 12, rounds: 3, max_abs: 1000 },
+        Workload::Train(TrainSpec::default_for(schema.clone(), ModelSpec::LOGISTIC)),
+        Workload::Train(TrainSpec::steps_for(schema.clone(), ModelSpec::Svm { l2: 0.5 })),
+        Workload::Tree(TreeSpec::default_for(schema.clone())),
+        Workload::Bayes(BayesSpec::default_for(schema.clone())),
+    ];
+    for workload in workloads {
+        let spec = JobSpec::of_workload("job", 3, workload.clone());
+        let manifest = manifest(&serde_json::to_value(spec).unwrap()).unwrap();
+        assert_eq!(manifest.workload, workload);
+        assert_eq!(manifest.value_bits(0).unwrap(), manifest.shape(0).unwrap().bits);
+    }
+    let mut two = spec();
+    two["tree"] = serde_json::to_value(TreeSpec::default_for(schema)).unwrap();
+    assert!(manifest(&two).unwrap_err().detail.contains("exactly one"));
 }
 
 #[test]

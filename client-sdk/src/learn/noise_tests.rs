@@ -25,11 +25,11 @@ use rand_core::SeedableRng;
 use super::counts::tree;
 use super::data::{Dataset, Hints, Table, infer_schema};
 use super::metrics::{Fit, fit};
-use super::split::{Split, hold_out, share_out};
-use super::sweep::{Draws, Regime, Setting, spread};
+use super::split::hold_out;
+use super::sweep::{Draws, Regime, Setting, by_epsilon, by_parties, shared_evenly, spread};
 use super::tests::{data_file, toy};
 use super::train::contribution;
-use super::twin::{FrozenSet, replay};
+use super::twin::{FrozenSet, plain_sum, replay};
 
 const JOB: Hash = Hash([9; 32]);
 
@@ -40,11 +40,8 @@ fn toy_data(classes: u32) -> (Table, Schema) {
 }
 
 fn parties(table: &Table, schema: &Schema, rows: &[usize], count: usize) -> Vec<(Name, Dataset)> {
-    let shares = share_out(table, rows, count, &Split::Even).unwrap();
-    let party = |(i, rows): (usize, &Vec<usize>)| {
-        (Name::new(&format!("party-{i}")).unwrap(), Dataset::new(table, schema, rows).unwrap())
-    };
-    shares.iter().enumerate().map(party).collect()
+    let workload = Workload::Bayes(BayesSpec::default_for(schema.clone()));
+    shared_evenly(&workload, table, rows, count).unwrap()
 }
 
 fn workloads(schema: &Schema) -> Vec<Workload> {
@@ -198,6 +195,35 @@ fn exact_runs_replay_and_do_not_depend_on_the_split() {
     }
 }
 
+/// Pins every bit of the states: a change here changes what old jobs computed.
+#[test]
+fn golden_hashes_of_counts_and_steps() {
+    let golden = [
+        "900a913a8b90699c6b8c30d54b289975ebef749a52faf1b6b6beddfc8e35b1e4",
+        "3865dcadf9fbfa5a207ce9a8d947d22069b15b2a080c18852b5ffe214aa6a805",
+        "8c39db035329e9e696b22270f95a5b5e8e3a44907d50903b1547b9d554f18b88",
+        "6aab65a3b659dd3d8aac5ea16e6b7d362b0ce1fecca06df715e2541c726440b0",
+        "5968f36a24987ae49fb20cbb70acecdbdd0cd9ee0c121b70ada2f8c61bbf15c6",
+    ];
+    let (table, schema) = toy_data(3);
+    let rows: Vec<usize> = (0..table.rows()).collect();
+    let data = parties(&table, &schema, &rows, 2);
+    let hash = |workload: &Workload| {
+        let mut state = ModelState::initial(workload, &CODE, &JOB);
+        for round in 0..workload.rounds() {
+            let members = data.iter().map(|(name, _)| name.to_string()).collect();
+            let set = FrozenSet { round, attempt: 0, members };
+            let datasets =
+                data.iter().map(|(name, rows)| (name.to_string(), rows.clone())).collect();
+            let sum = plain_sum(workload, &CODE, &state, &set, &datasets).unwrap();
+            state = state.advance(workload, round, &sum).unwrap();
+        }
+        state.hash().to_string()
+    };
+    let got: Vec<String> = workloads(&schema).iter().map(hash).collect();
+    assert_eq!(got, golden);
+}
+
 /// ID3 in floating point, by definition.
 fn id3(rows: &[(Vec<u32>, u32)], used: &[usize], depth: u32, row: &[u32]) -> u32 {
     let count = |rows: &[&(Vec<u32>, u32)]| {
@@ -213,7 +239,10 @@ fn id3(rows: &[(Vec<u32>, u32)], used: &[usize], depth: u32, row: &[u32]) -> u32
     let all: Vec<&(Vec<u32>, u32)> = rows.iter().collect();
     let class = |rows: &[&(Vec<u32>, u32)]| {
         let counts = count(rows);
-        (0..3).rev().max_by(|a, b| counts[*a].total_cmp(&counts[*b])).unwrap() as u32
+        (0..3)
+            .rev()
+            .max_by(|a, b| counts[*a].total_cmp(&counts[*b]))
+            .map_or(0, |class| u32::try_from(class).unwrap())
     };
     let mut best = (1e-9, None);
     for column in (0..row.len()).filter(|column| !used.contains(column)) {
@@ -263,6 +292,7 @@ fn one_record_moves_a_contribution_by_the_sensitivity_at_most() {
     let (table, schema) = toy_data(2);
     let rows: Vec<usize> = (0..60).collect();
     let more = Dataset::new(&table, &schema, &rows).unwrap();
+    let columns = i64::try_from(schema.columns.len()).unwrap();
     for workload in workloads(&schema) {
         let mut state = ModelState::initial(&workload, &CODE, &JOB);
         for round in 0..workload.rounds() {
@@ -283,12 +313,12 @@ fn one_record_moves_a_contribution_by_the_sensitivity_at_most() {
                         // The clip is reached, within the rounding.
                         assert!((square as f64).sqrt() > 0.1 * most);
                     }
-                    Workload::Tree(spec) => {
-                        let unused = spec.table.schema.columns.len() as i64 - i64::from(round);
+                    Workload::Tree(_) => {
+                        let unused = columns - i64::from(round);
                         assert!([0, unused].contains(&square), "{square} {unused}");
                         assert!(round > 0 || square == unused);
                     }
-                    _ => assert_eq!(square, schema.columns.len() as i64),
+                    _ => assert_eq!(square, columns),
                 }
             }
             let sum = quorate_protocols::payload::OpenedSum { rows: 60, body: with };
@@ -409,6 +439,45 @@ fn images_are_pooled_by_their_mean() {
     assert_eq!(row, ["2.5", "4.5", "10.5", "12.5", "r0", "3"]);
     assert!(table.pooled(5, 1).is_err());
     assert!(table.pooled(4, 3).is_err());
+}
+
+#[test]
+fn sweeps_have_a_cell_per_regime_and_seed() {
+    let (table, schema) = toy_data(2);
+    let workload = Workload::Bayes(BayesSpec::default_for(schema.clone()));
+    let (train, test) = hold_out(&table, 0).unwrap();
+    let data = parties(&table, &schema, &train, 4);
+    let test = Dataset::new(&table, &schema, &test).unwrap();
+    let setting = Setting {
+        workload: &workload,
+        code: CODE,
+        job: JOB,
+        parties: &data,
+        test: &test,
+        epsilon: 1.0,
+        delta: 1e-6,
+        colluders: 1,
+        quorum: 4,
+    };
+    let cells = by_epsilon(&setting, &[0.01, 1000.0], 3).unwrap();
+    assert_eq!(cells.len(), 2 * 3 * 5);
+    assert!(cells.iter().all(|cell| cell.simulated && cell.parties == 4));
+    let exact = cells[0].fit;
+    let f1 = |regime, epsilon: f64| {
+        let own = cells.iter().filter(|cell| cell.regime == regime && cell.epsilon == epsilon);
+        own.map(|cell| cell.fit.macro_f1).sum::<f64>() / 3.0
+    };
+    assert!(f1(Regime::Central, 1000.0) > exact.macro_f1 - 0.1);
+    assert!(f1(Regime::Central, 0.01) < exact.macro_f1 - 0.1);
+    let cells = by_parties(&setting, (&table, &train), &[2, 6], 1).unwrap();
+    let counts: Vec<usize> = cells.iter().map(|cell| cell.parties).collect();
+    assert_eq!(counts, [2, 2, 2, 2, 2, 6, 6, 6, 6, 6]);
+    // The same seeds, the same cells.
+    let again = by_parties(&setting, (&table, &train), &[2, 6], 1).unwrap();
+    assert_eq!(again, cells);
+    // h = max(quorum, 2 + c) - c - 1.
+    assert_eq!(Setting { colluders: 2, ..setting.clone() }.shares(), 1);
+    assert_eq!(Setting { colluders: 0, quorum: 10, ..setting }.shares(), 9);
 }
 
 /// Ten parties on nursery at an epsilon of 0.5 in all: the shares cost little against a centre, and

@@ -19,8 +19,9 @@ use rand_core::SeedableRng;
 use serde::Serialize;
 
 use super::LearnError;
-use super::data::Dataset;
+use super::data::{Dataset, Table};
 use super::metrics::{Fit, fit, predict};
+use super::split::{Split, share_out};
 use super::train::contribution;
 
 /// Who adds how much noise.
@@ -218,6 +219,79 @@ impl Setting<'_> {
             ChaCha20Rng::from_seed(hash_parts("quorate/simulated-aggregate-noise/1", &parts).0);
         add_share(noise.mechanism, scale * factor, 1, u64::MAX, &mut rng, body).map_err(failed)
     }
+}
+
+/// The epsilons that reports plot.
+pub const EPSILONS: [f64; 7] = [0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0];
+
+/// The numbers of parties that reports plot.
+pub const PARTIES: [usize; 5] = [2, 5, 10, 15, 20];
+
+/// Every regime with every seed, at each epsilon; without privacy the model is trained once.
+///
+/// # Errors
+/// As [`Setting::cell`].
+pub fn by_epsilon(
+    setting: &Setting<'_>,
+    epsilons: &[f64],
+    seeds: u64,
+) -> Result<Vec<Cell>, LearnError> {
+    let exact = setting.cell(Regime::NoPrivacy, 0)?;
+    let mut cells = Vec::new();
+    for epsilon in epsilons {
+        let setting = Setting { epsilon: *epsilon, ..setting.clone() };
+        for seed in 0..seeds {
+            cells.push(Cell { epsilon: *epsilon, seed, ..exact.clone() });
+            for regime in Regime::ALL.into_iter().filter(|regime| *regime != Regime::NoPrivacy) {
+                cells.push(setting.cell(regime, seed)?);
+            }
+        }
+    }
+    Ok(cells)
+}
+
+/// Every regime with every seed, with `rows` of `table` shared out evenly among each number of
+/// parties, all of which are needed.
+///
+/// c is that of `setting`, but at most the parties less 2: two parties tolerate no colluder.
+///
+/// # Errors
+/// As [`Setting::cell`]; [`LearnError::Data`] when a party would have no rows.
+pub fn by_parties(
+    setting: &Setting<'_>,
+    (table, rows): (&Table, &[usize]),
+    counts: &[usize],
+    seeds: u64,
+) -> Result<Vec<Cell>, LearnError> {
+    let mut cells = Vec::new();
+    for count in counts {
+        let parties = shared_evenly(setting.workload, table, rows, *count)?;
+        let quorum = u32::try_from(*count).unwrap_or(u32::MAX);
+        let colluders = setting.colluders.min(quorum.saturating_sub(2));
+        let setting = Setting { parties: &parties, quorum, colluders, ..setting.clone() };
+        cells.extend(by_epsilon(&setting, &[setting.epsilon], seeds)?);
+    }
+    Ok(cells)
+}
+
+/// `rows` of `table` shared out evenly among `party-0`, `party-1` and so on.
+///
+/// # Errors
+/// [`LearnError::Data`] when a party would have no rows or the workload has no columns.
+pub fn shared_evenly(
+    workload: &Workload,
+    table: &Table,
+    rows: &[usize],
+    count: usize,
+) -> Result<Vec<(Name, Dataset)>, LearnError> {
+    let bad = |why: String| LearnError::Data(why);
+    let schema = workload.schema().ok_or_else(|| bad("the workload has no columns".into()))?;
+    let shares = share_out(table, rows, count, &Split::Even)?;
+    let own = |(index, rows): (usize, &Vec<usize>)| {
+        let name = Name::new(&format!("party-{index}")).map_err(|e| bad(e.to_string()))?;
+        Ok((name, Dataset::new(table, schema, rows)?))
+    };
+    shares.iter().enumerate().map(own).collect()
 }
 
 /// Mean and sample standard deviation.

@@ -189,9 +189,12 @@ fn golden_hashes_of_short_runs() {
 
 #[test]
 fn gradients_are_the_slopes_of_the_loss() {
-    for (hidden, classes) in [(0, 2), (0, 3), (4, 2), (4, 3)] {
-        let model =
-            if hidden == 0 { ModelSpec::LOGISTIC } else { ModelSpec::Mlp { hidden, l2: 1e-3 } };
+    for (hidden, classes) in [(0, 2), (0, 3), (4, 2), (4, 3), (-1, 2), (-1, 3)] {
+        let model = match u32::try_from(hidden) {
+            Ok(0) => ModelSpec::LOGISTIC,
+            Ok(hidden) => ModelSpec::Mlp { hidden, l2: 1e-3 },
+            Err(_) => ModelSpec::Svm { l2: 1e-3 },
+        };
         let federation = toy_federation(model, classes);
         let spec = train_spec(&federation);
         let state = federation.run(|_, _| {});

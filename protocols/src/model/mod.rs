@@ -337,7 +337,9 @@ fn glorot(fans: u64, code: &FixedPoint) -> i64 {
 mod tests {
     use super::*;
     use crate::payload::PayloadKind;
-    use crate::workload::{Column, ColumnKind, LocalSpec, ModelSpec, Schema, WorkloadError};
+    use crate::workload::{
+        Column, ColumnKind, LocalSpec, ModelSpec, Schema, TreeSpec, WorkloadError,
+    };
 
     const CODE: FixedPoint = FixedPoint { frac_bits: 24, clip: 64.0 };
     const JOB: Hash = Hash([7; 32]);
@@ -492,5 +494,91 @@ mod tests {
         assert_eq!((state.params[4], state.params[18]), (0, 0));
         assert!(state.params.iter().filter(|value| **value != 0).count() == 15);
         assert_eq!(state, ModelState::initial(&job, &CODE, &JOB));
+    }
+
+    fn grown(depth: u32) -> Workload {
+        let Workload::Train(spec) = logistic() else { unreachable!() };
+        let mut tree = TreeSpec::default_for(spec.schema);
+        (tree.depth, tree.min_rows, tree.table.bins) = (depth, 3, 2);
+        Workload::Tree(tree)
+    }
+
+    /// Columns x (2 bins) and y (2 levels, other), classes 0 and 1: y tells more, then x decides.
+    #[test]
+    fn a_tree_grows_from_its_counts_alone() {
+        let job = grown(2);
+        let sums = [
+            vec![4, 3, 2, 3, /* y */ 6, 0, 0, 5, 0, 1],
+            // Of y = a and y = b; x only, since y is used; the third node is too small.
+            vec![4, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 5, 3, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .map(|body| OpenedSum { rows: 12, body });
+        let initial = ModelState::initial(&job, &CODE, &JOB);
+        assert_eq!(job.payload(0).unwrap().body_len(), 10);
+        assert_eq!(job.payload(1).unwrap().body_len(), 30);
+        let first = initial.advance(&job, 0, &sums[0]).unwrap();
+        let Progress::Tree(tree) = &first.progress else { unreachable!() };
+        assert_eq!((tree.nodes[0].split, &tree.frontier), (Some((1, 1)), &vec![1, 2]));
+        assert_eq!(tree.nodes[0].counts, [6, 6]);
+        assert_eq!([0, 1, 2].map(|y| tree.class(&[0, y])), [0, 1, 1]);
+        assert_eq!(first.advance(&job, 0, &sums[0]), Err(ModelError::Round(0)));
+        let mut body = sums[1].body.clone();
+        body.extend([0; 10]);
+        let second = OpenedSum { rows: 12, body };
+        let last = first.advance(&job, 1, &second).unwrap();
+        let Progress::Tree(tree) = &last.progress else { unreachable!() };
+        // y = a is pure and stays a leaf; y = b is split by x.
+        assert_eq!((tree.nodes[1].split, tree.nodes[2].split), (None, Some((0, 4))));
+        assert_eq!([[0, 1], [1, 1], [0, 0], [1, 2]].map(|row| tree.class(&row)), [1, 0, 0, 1]);
+        assert!(tree.frontier.is_empty());
+        let hashes = [initial.hash(), first.hash(), last.hash()];
+        assert!(hashes[0] != hashes[1] && hashes[1] != hashes[2]);
+        let all = [sums[0].clone(), second];
+        assert_eq!(model_after_all(&job, &CODE, &JOB, &all), Ok(last));
+        let one = model_after(&job, &CODE, &JOB, 1, &all[0], &all[1]);
+        assert_eq!(one, Err(ModelError::EverySum));
+    }
+
+    #[test]
+    fn trees_stop_at_their_bounds() {
+        let Workload::Tree(mut spec) = grown(2) else { unreachable!() };
+        spec.max_frontier = 1;
+        let job = Workload::Tree(spec);
+        let initial = ModelState::initial(&job, &CODE, &JOB);
+        // Noise made some counts negative; the largest child alone goes on.
+        let body = vec![1, -4, 9, 2, /* y */ 5, 0, 0, 6, -3, 2];
+        let next = initial.advance(&job, 0, &OpenedSum { rows: 0, body }).unwrap();
+        let Progress::Tree(tree) = &next.progress else { unreachable!() };
+        assert_eq!(tree.nodes[0].split, Some((1, 1)));
+        assert_eq!(tree.frontier, [2]);
+        let none = OpenedSum { rows: 0, body: vec![-1; 10] };
+        let next = initial.advance(&job, 0, &none).unwrap();
+        let Progress::Tree(tree) = &next.progress else { unreachable!() };
+        assert_eq!((tree.nodes.len(), tree.class(&[0, 0])), (1, 0));
+        let short = OpenedSum { rows: 0, body: vec![0; 9] };
+        assert!(matches!(initial.advance(&job, 0, &short), Err(ModelError::Length { .. })));
+    }
+
+    #[test]
+    fn a_step_needs_its_own_rotation_and_survives_an_empty_sum() {
+        let Workload::Train(spec) = logistic() else { unreachable!() };
+        let job = Workload::Train(TrainSpec::steps_for(spec.schema, ModelSpec::Svm { l2: 0.0 }));
+        assert!(job.needs_every_sum());
+        let initial = ModelState::initial(&job, &CODE, &JOB);
+        let seeds = [
+            initial.rotation_seed(0),
+            initial.rotation_seed(1),
+            ModelState::initial(&job, &CODE, &Hash([8; 32])).rotation_seed(0),
+        ];
+        assert!(seeds[0] != seeds[1] && seeds[0] != seeds[2]);
+        assert_eq!(ModelState::initial(&logistic(), &CODE, &JOB).rotation_seed(0), None);
+        // 5 parameters and the count: 8 coordinates.
+        let empty = OpenedSum { rows: 0, body: vec![0; 8] };
+        let next = initial.advance(&job, 0, &empty).unwrap();
+        assert_eq!(next.params, [0; 5]);
+        // Whatever is opened, no parameter leaves the code's range.
+        let wild = OpenedSum { rows: 0, body: vec![i64::MAX, 0, 0, 0, 0, 0, 0, 0] };
+        let next = initial.advance(&job, 0, &wild);
+        assert!(next.is_err() || next.unwrap().params.iter().all(|w| w.abs() <= CODE.max_int()));
     }
 }
