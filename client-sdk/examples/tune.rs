@@ -17,6 +17,7 @@ use quorate_client::learn::metrics::evaluate;
 use quorate_client::learn::pooled::pooled_logistic;
 use quorate_client::learn::split::{Split, hold_out, share_out};
 use quorate_client::learn::twin::{FrozenSet, plain_sum};
+use quorate_crypto::merkle::Hash;
 use quorate_protocols::model::ModelState;
 use quorate_protocols::workload::{
     DEFAULT_CODE as CODE, LocalSpec, ModelSpec, TrainSpec, Workload,
@@ -78,7 +79,7 @@ fn main() -> anyhow::Result<()> {
             banks.insert(format!("bank-{index}"), Dataset::new(&table, &spec.schema, rows)?);
         }
         let workload = Workload::Train(spec.clone());
-        let mut state = ModelState::initial(&workload, &CODE);
+        let mut state = ModelState::initial(&workload, &CODE, &Hash([0; 32]));
         for round in 0..workload.rounds() {
             let members = banks.keys().cloned().collect();
             let set = FrozenSet { round, attempt: 0, members };

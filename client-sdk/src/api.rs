@@ -42,11 +42,13 @@ use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::aggregator::{Outcome, Status};
 use quorate_protocols::round::messages::{KeyTranscript, ResultRecord, RoundOpen, ShareAsk};
 use quorate_protocols::wire::{Name, Signed, encode};
-use quorate_protocols::workload::{LocalSpec, ModelSpec, Purpose, Schema, TrainSpec, Workload};
+use quorate_protocols::workload::{
+    LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, Workload,
+};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use tables::{BudgetQuery, PrivacyTable, ThresholdTable};
+pub use tables::{BayesTable, BudgetQuery, PrivacyTable, ThresholdTable, TreeTable};
 
 /// Longest JSON body read, in bytes.
 pub const MAX_JSON_BYTES: usize = 4 << 20;
@@ -286,6 +288,10 @@ pub enum WorkloadKind {
     Sum,
     /// Training of a model.
     Train,
+    /// A decision tree.
+    Tree,
+    /// Naive Bayes.
+    Bayes,
 }
 
 impl From<&Workload> for WorkloadKind {
@@ -293,6 +299,8 @@ impl From<&Workload> for WorkloadKind {
         match workload {
             Workload::Sum { .. } => Self::Sum,
             Workload::Train(_) => Self::Train,
+            Workload::Tree(_) => Self::Tree,
+            Workload::Bayes(_) => Self::Bayes,
         }
     }
 }
@@ -431,7 +439,7 @@ pub struct RoundReport {
     pub ms: PhaseMillis,
 }
 
-/// A job as its author writes it, in TOML or JSON: exactly one of `sum` and `train`.
+/// A job as its author writes it, in TOML or JSON: exactly one of `sum`, `train`, `tree` and `bayes`.
 ///
 /// ```toml
 /// title = "monthly totals"
@@ -496,6 +504,12 @@ pub struct JobSpec {
     /// Training of a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<TrainTable>,
+    /// A decision tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<TreeTable>,
+    /// Naive Bayes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bayes: Option<BayesTable>,
 }
 
 /// Table `[sum]` of a [`JobSpec`].
@@ -523,6 +537,9 @@ pub struct TrainTable {
     pub rounds: u32,
     /// What a party does with its rows in one round.
     pub local: LocalSpec,
+    /// Steps along sums of clipped vectors, instead of averages.
+    #[serde(default)]
+    pub steps: Option<StepSpec>,
     /// Bound on the rows of one party.
     #[serde(default = "defaults::max_rows")]
     pub max_rows: u64,
@@ -616,6 +633,8 @@ impl JobSpec {
             threshold: None,
             sum: None,
             train: None,
+            tree: None,
+            bayes: None,
         }
     }
 
@@ -631,19 +650,27 @@ impl JobSpec {
         salt: [u8; 16],
     ) -> Result<Manifest, Refusal> {
         let bad = |why: String| Refusal::new(Code::BadManifest, why);
-        let workload = match (self.sum, self.train) {
-            (Some(table), None) => {
-                Workload::Sum { dim: table.dim, rounds: table.rounds, max_abs: table.max_abs }
-            }
-            (None, Some(table)) => Workload::Train(TrainSpec {
+        let sum = self.sum.map(|table| Workload::Sum {
+            dim: table.dim,
+            rounds: table.rounds,
+            max_abs: table.max_abs,
+        });
+        let train = self.train.map(|table| {
+            Workload::Train(TrainSpec {
                 schema: table.schema,
                 model: table.model,
                 rounds: table.rounds,
                 local: table.local,
+                steps: table.steps,
                 max_rows: table.max_rows,
                 seed: table.seed,
-            }),
-            _ => return Err(bad("a job has exactly one of [sum] and [train]".to_owned())),
+            })
+        });
+        let (tree, bayes) = (self.tree.map(Workload::from), self.bayes.map(Workload::from));
+        let mut workloads = [sum, train, tree, bayes].into_iter().flatten();
+        let (Some(workload), None) = (workloads.next(), workloads.next()) else {
+            let why = "a job has exactly one of [sum], [train], [tree] and [bayes]";
+            return Err(bad(why.to_owned()));
         };
         let served = || schemes::all().iter().filter(|scheme| scheme.info().served);
         let scheme =
@@ -691,7 +718,7 @@ impl JobSpec {
             (_, None) => (quorate_protocols::hybrid_alpha::PROTOCOL_ID, None),
         };
         let privacy = match self.privacy {
-            Some(table) => Privacy::Noise(table.into_noise(workload.rounds())?),
+            Some(table) => Privacy::Noise(table.into_noise(&workload)?),
             None => Privacy::None,
         };
         let manifest = Manifest {

@@ -22,13 +22,16 @@ use quorate_protocols::job::Manifest;
 use quorate_protocols::machine;
 use quorate_protocols::model::{ModelState, mean_loss};
 use quorate_protocols::payload::{self, HEAD_WORDS, OpenedSum, PayloadKind, PayloadSpec};
+use quorate_protocols::policy::noise::replayable_seed;
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::authority::KeyMember;
 use quorate_protocols::round::keying::{JobKey, Keying, PostWork};
 use quorate_protocols::round::messages::{BulkRef, SubmitHeader, reply_binding};
 use quorate_protocols::round::{STEP_KEY, STEP_PARTIAL, STEP_SUBMIT};
+use quorate_protocols::wire::Name;
 use quorate_protocols::workload::Purpose;
-use rand_core::{Rng as _, UnwrapErr};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng as _, SeedableRng as _, UnwrapErr};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::bulk::{Bulk, BulkError, BulkInfo, BulkReader, BulkWriter};
@@ -74,6 +77,21 @@ pub fn log_line(job: &str, actor: &str, fact: &machine::Fact) -> Fact {
         predicate: what.clone(),
         body: body.into(),
     }
+}
+
+/// The randomness of one party's noise in one round: drawn from the system's, or from `seed` where a
+/// run must be repeatable by whoever knows it.
+///
+/// # Security
+/// A given seed hides nothing from who knows it: demonstrations and tests only.
+#[must_use]
+pub fn noise_rng(seed: Option<&[u8; 32]>, job: &Hash, round: u32, party: &Name) -> ChaCha20Rng {
+    let mut start = Zeroizing::new([0; 32]);
+    match seed {
+        Some(seed) => *start = replayable_seed(&[*seed, job.0].concat(), round, party),
+        None => os_rng().fill_bytes(start.as_mut()),
+    }
+    ChaCha20Rng::from_seed(*start)
 }
 
 /// Why work on vectors failed.
@@ -743,7 +761,7 @@ pub async fn advance(
 ) -> Result<Advanced, EngineError> {
     let spec = manifest.payload(round)?;
     if let PayloadKind::Vector { len, max_abs } = spec.kind {
-        let rows = check_vector(manifest, len, max_abs, members, sum).await?;
+        let rows = check_vector(manifest, &spec, (len, max_abs), members, sum).await?;
         let state = Arc::clone(state);
         return Ok(Advanced { hash: state.hash(), state, rows, loss: None });
     }
@@ -764,13 +782,13 @@ pub async fn advance(
 /// head, as a shorter vector.
 async fn check_vector(
     manifest: &Arc<Manifest>,
-    len: u64,
-    max_abs: u64,
+    whole: &PayloadSpec,
+    (len, max_abs): (u64, u64),
     members: usize,
     sum: &BulkReader,
 ) -> Result<u64, EngineError> {
     let word = manifest.ring.word_bytes();
-    let expected = PayloadSpec { kind: PayloadKind::Vector { len, max_abs } }.dim();
+    let expected = whole.dim();
     if Some(sum.bulk().info().len) != expected.checked_mul(word as u64) {
         return Err(Refusal::new(Code::CheckSlot, "the opened sum has a wrong length").into());
     }
@@ -782,7 +800,7 @@ async fn check_vector(
         let mut bytes = head.clone();
         bytes.extend(read_coordinates(sum, &part, word).await?);
         let manifest = Arc::clone(manifest);
-        let spec = PayloadSpec { kind: PayloadKind::Vector { len, max_abs } };
+        let spec = PayloadSpec { kind: PayloadKind::Vector { len, max_abs }, ..*whole };
         rows = blocking(move || checked(&manifest, &spec, members, &bytes)).await??.rows;
     }
     Ok(rows)

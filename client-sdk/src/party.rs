@@ -377,6 +377,7 @@ struct Inner {
     minima: Minima,
     allow_repeated_plaintexts: bool,
     ledgers: Ledgers,
+    noise_seed: Option<[u8; 32]>,
     certificates: Certificates,
     events: Events,
 }
@@ -466,6 +467,7 @@ impl Party {
             minima,
             allow_repeated_plaintexts: config.allow_repeated_plaintexts,
             ledgers: Ledgers::new(config.max_epsilon, Some(data_set)),
+            noise_seed: config.noise_seed,
             certificates,
             events: config.events,
         };

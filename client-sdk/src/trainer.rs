@@ -7,26 +7,14 @@ use quorate_protocols::job::Manifest;
 use quorate_protocols::model::ModelState;
 use quorate_protocols::wire::Name;
 use quorate_protocols::workload::{Schema, Workload};
-use zeroize::Zeroize;
+
+pub use quorate_protocols::payload::Contribution;
 
 use crate::learn::data::{Dataset, Table};
 use crate::learn::train;
 
-/// One party's private input to one round, wiped when dropped.
-pub struct Contribution {
-    /// Rows behind it; 1 for plain sums.
-    pub rows: u64,
-    /// The payload's body: see [`PayloadKind`](quorate_protocols::payload::PayloadKind).
-    pub body: Vec<i64>,
-}
-
-impl Drop for Contribution {
-    fn drop(&mut self) {
-        self.body.zeroize();
-    }
-}
-
-/// Computes a party's contributions; runs on a thread of its own and may take its time.
+/// Computes a party's exact contributions, to which the driver adds the noise of the job; runs on a
+/// thread of its own and may take its time.
 ///
 /// After a crash a round's contribution may be asked for again; once it is stored, never. A
 /// contribution to a job may not repeat an earlier one to the bit: with that of a trained model the
@@ -115,11 +103,11 @@ impl LocalTraining for CsvTrainer {
         round: u32,
         state: &ModelState,
     ) -> anyhow::Result<Contribution> {
-        let Workload::Train(spec) = &job.workload else {
+        let Some(schema) = job.workload.schema() else {
             return Ok(Contribution { rows: 1, body: self.vector(round)? });
         };
         let party = self.party.clone();
-        let rows = self.rows(&spec.schema)?;
+        let rows = self.rows(schema)?;
         let (workload, code) = (&job.workload, &job.code);
         let (rows, body) = train::contribution(workload, code, state, rows, party.as_str(), round)?;
         Ok(Contribution { rows, body })

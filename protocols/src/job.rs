@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::{Check, holds};
 use crate::payload::PayloadSpec;
+use crate::policy::noise::{self, word_room};
 use crate::policy::{Charge, MAX_NOISED_ROUNDS, NoiseSpec};
 use crate::postcard_body;
 use crate::refusal::{Code, Refusal};
@@ -168,9 +169,11 @@ impl Manifest {
     /// # Errors
     /// [`Code::OutOfOrder`] past the last round.
     pub fn payload(&self, round: u32) -> Result<PayloadSpec, Refusal> {
-        self.workload
+        let payload = self
+            .workload
             .payload(round)
-            .ok_or_else(|| Refusal::new(Code::OutOfOrder, "the job has no such round"))
+            .ok_or_else(|| Refusal::new(Code::OutOfOrder, "the job has no such round"))?;
+        Ok(PayloadSpec { noise: word_room(self, round), ..payload })
     }
 
     /// Shape of the sum of a round.
@@ -303,11 +306,11 @@ impl Manifest {
         }
         self.workload.check().map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
         self.check_privacy()?;
-        self.workload
-            .check_ring(self.ring, u64::from(self.max_parties), &self.code)
-            .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
-        // Rounds differ only in the first.
-        for round in [0, self.workload.rounds().saturating_sub(1)] {
+        for round in self.workload.distinct_rounds() {
+            let (parties, rows) = (u64::from(self.max_parties), self.workload.max_rows());
+            self.payload(round)?
+                .check_ring(self.ring, parties, &self.code, rows)
+                .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
             scheme
                 .check(&self.shape(round)?)
                 .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
@@ -349,6 +352,9 @@ impl Manifest {
             return Ok(());
         };
         if let Some(fault) = noise.fault() {
+            return bad(fault);
+        }
+        if let Some(fault) = noise::fault(&self.workload, noise) {
             return bad(fault);
         }
         let rounds = self.workload.rounds();

@@ -11,10 +11,15 @@
 //! The row count that weights a contribution is thus inside the encrypted vector. A word of the
 //! body is a sum over rows, so its magnitude is at most rows x [`PayloadSpec::unit`]; this bound is
 //! checked by the party before it encrypts, and on the opened sum.
+//!
+//! In a job with noise the row count would be a disclosure of its own: the word is 0, and the most
+//! rows a party may have stand in the bounds instead, widened by the noise. The check slots carry no
+//! noise.
 
 use quorate_crypto::fixed::{CodecError, FixedPoint, bits_needed, to_ring};
 use quorate_crypto::sum::Ring;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::checks::{Check, holds};
 
@@ -67,6 +72,14 @@ pub enum PayloadKind {
         /// Bound on the magnitude of one party's value.
         max_abs: u64,
     },
+    /// A sum of clipped real vectors, padded with zeros to the next power of two D, turned by a
+    /// seeded Hadamard rotation and rounded once: D coordinates.
+    Rotated {
+        /// Values before padding.
+        values: u64,
+        /// Bound on what one row adds to a coordinate.
+        unit: u64,
+    },
 }
 
 /// The shape and meaning of one contribution.
@@ -74,6 +87,23 @@ pub enum PayloadKind {
 pub struct PayloadSpec {
     /// What the body holds.
     pub kind: PayloadKind,
+    /// Bound on the noise in a word of one party, 0 without noise: honest noise exceeds it with
+    /// negligible probability and is clamped to it.
+    pub noise: u64,
+}
+
+/// One party's private input to one round, wiped when dropped.
+pub struct Contribution {
+    /// Rows behind it; 1 for plain sums.
+    pub rows: u64,
+    /// The payload's body, exact: see [`PayloadKind`].
+    pub body: Vec<i64>,
+}
+
+impl Drop for Contribution {
+    fn drop(&mut self) {
+        self.body.zeroize();
+    }
 }
 
 /// Why a payload could not be written or read.
@@ -110,13 +140,19 @@ pub enum PayloadError {
 /// What an opened sum says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenedSum {
-    /// Rows behind the sum.
+    /// Rows behind the sum; 0 in jobs with noise.
     pub rows: u64,
     /// The summed body.
     pub body: Vec<i64>,
 }
 
 impl PayloadSpec {
+    /// A payload without noise.
+    #[must_use]
+    pub const fn exact(kind: PayloadKind) -> Self {
+        Self { kind, noise: 0 }
+    }
+
     /// Words of the body.
     #[must_use]
     pub const fn body_len(&self) -> u64 {
@@ -128,6 +164,10 @@ impl PayloadSpec {
                 columns.saturating_mul(bins).saturating_mul(stats)
             }
             PayloadKind::Vector { len, .. } => len,
+            PayloadKind::Rotated { values, .. } => match values.checked_next_power_of_two() {
+                Some(padded) => padded,
+                None => u64::MAX,
+            },
         }
     }
 
@@ -146,6 +186,7 @@ impl PayloadSpec {
             PayloadKind::Counts { .. } => 3,
             PayloadKind::Histogram { .. } => 4,
             PayloadKind::Vector { .. } => 5,
+            PayloadKind::Rotated { .. } => 6,
         }
     }
 
@@ -169,15 +210,36 @@ impl PayloadSpec {
             PayloadKind::Moments { .. } => Ok(1 << (2 * MOMENT_BITS)),
             PayloadKind::Counts { .. } => Ok(1),
             PayloadKind::Vector { max_abs, .. } => Ok(u128::from(max_abs)),
+            PayloadKind::Rotated { unit, .. } => Ok(u128::from(unit)),
         }
     }
 
-    /// Largest magnitude of a word that one party of at most `max_rows` rows sends.
+    /// Largest magnitude of a word that one party of at most `max_rows` rows sends, noise included.
     ///
     /// # Errors
     /// [`CodecError::BadCode`] when `code` is not a valid one.
     pub fn bound(&self, code: &FixedPoint, max_rows: u64) -> Result<u128, CodecError> {
-        Ok(self.unit(code)?.max(1).saturating_mul(u128::from(max_rows)))
+        self.sum_bound(code, 1, max_rows)
+    }
+
+    /// Largest magnitude of a word of the sum over `parties` parties, noise included.
+    fn sum_bound(
+        &self,
+        code: &FixedPoint,
+        parties: u64,
+        max_rows: u64,
+    ) -> Result<u128, CodecError> {
+        let rows = u128::from(parties).saturating_mul(u128::from(max_rows));
+        let exact = self.unit(code)?.max(1).saturating_mul(rows);
+        Ok(exact.saturating_add(u128::from(self.noise_of(parties))))
+    }
+
+    /// Bound on the noise of a word in the sum over `parties` parties: standard deviations of
+    /// independent shares add up in squares.
+    fn noise_of(&self, parties: u64) -> u64 {
+        let square = u128::from(self.noise) * u128::from(self.noise);
+        let root = square.saturating_mul(u128::from(parties)).isqrt();
+        u64::try_from(root).unwrap_or(u64::MAX).saturating_add(u64::from(self.noise > 0))
     }
 
     /// Refuses a ring in which the sum over `parties` parties could wrap.
@@ -191,24 +253,32 @@ impl PayloadSpec {
         code: &FixedPoint,
         max_rows: u64,
     ) -> Result<(), CodecError> {
-        let needed = bits_needed(u128::from(parties), self.bound(code, max_rows)?);
+        let needed = bits_needed(1, self.sum_bound(code, parties, max_rows)?);
         if needed > ring.bits() {
             return Err(CodecError::Overflow { parties, needed, ring_bits: ring.bits() });
         }
         Ok(())
     }
 
-    /// Refuses a body of the wrong length or with a value that `rows` rows cannot add up to.
-    fn check_body(&self, code: &FixedPoint, rows: u64, body: &[i64]) -> Result<(), PayloadError> {
+    /// Refuses a body of the wrong length or with a value that `rows` rows, and noise up to
+    /// `noise`, cannot add up to.
+    pub(crate) fn check_body(
+        &self,
+        code: &FixedPoint,
+        rows: u64,
+        noise: u64,
+        body: &[i64],
+    ) -> Result<(), PayloadError> {
         if body.len() as u64 != self.body_len() {
             return Err(PayloadError::Length { expected: self.body_len(), got: body.len() as u64 });
         }
         let unit = i128::try_from(self.unit(code)?).map_err(|_| CodecError::BadCode)?;
+        let (rows, noise) = (i128::from(rows), i128::from(noise));
         for (index, value) in (0u64..).zip(body) {
             let (low, high) = self.row_range(index, unit);
-            let rows = i128::from(rows);
             let value = i128::from(*value);
-            if value < low.saturating_mul(rows) || value > high.saturating_mul(rows) {
+            let low = low.saturating_mul(rows).saturating_sub(noise);
+            if value < low || value > high.saturating_mul(rows).saturating_add(noise) {
                 return Err(PayloadError::OutOfBound(index));
             }
         }
@@ -236,12 +306,15 @@ fn scaled_clip(code: &FixedPoint) -> Result<u128, CodecError> {
 
 /// The contribution of one party: check slots, `rows` and `body` as little-endian ring words.
 ///
+/// With noise in `spec`, the body has it already, `rows` is checked and 0 is written.
+///
 /// # Errors
 /// [`PayloadError`] when the length is wrong, the rows exceed `max_rows` (0 rows are allowed), or a
 /// value is out of bounds.
 ///
 /// # Security
-/// The bytes are a party's private update: the caller keeps them in zeroized memory.
+/// The bytes are a party's private update: the caller keeps them in zeroized memory. A body without
+/// the noise that `spec` speaks of passes: `policy::noise::noised` is the way in.
 pub fn plaintext_bytes(
     spec: &PayloadSpec,
     ring: Ring,
@@ -255,11 +328,12 @@ pub fn plaintext_bytes(
     if rows > max_rows {
         return Err(PayloadError::Rows { rows: signed_rows, max: max_rows });
     }
-    spec.check_body(code, rows, body)?;
+    let (word, behind) = if spec.noise > 0 { (0, max_rows) } else { (signed_rows, rows) };
+    spec.check_body(code, behind, spec.noise, body)?;
     // Sized once: growing would leave copies of the update in freed memory.
     let words = body.len().saturating_add(5);
     let mut out = Vec::with_capacity(words.saturating_mul(ring.word_bytes()));
-    to_ring(&[0, 0, 0, 0, signed_rows], ring, &mut out);
+    to_ring(&[0, 0, 0, 0, word], ring, &mut out);
     to_ring(body, ring, &mut out);
     Ok(out)
 }
@@ -289,13 +363,15 @@ pub fn read_sum(
         }
     }
     let signed_rows = words.next().unwrap_or(-1);
-    let max = members.saturating_mul(max_rows);
+    let most = members.saturating_mul(max_rows);
+    let max = if spec.noise > 0 { 0 } else { most };
     let rows = u64::try_from(signed_rows)
         .ok()
         .filter(|rows| *rows <= max)
         .ok_or(PayloadError::Rows { rows: signed_rows, max })?;
     let body: Vec<i64> = words.collect();
-    spec.check_body(code, rows, &body)?;
+    let behind = if spec.noise > 0 { most } else { rows };
+    spec.check_body(code, behind, spec.noise_of(members), &body)?;
     Ok(OpenedSum { rows, body })
 }
 
@@ -316,7 +392,7 @@ mod tests {
     use super::*;
 
     const CODE: FixedPoint = FixedPoint { frac_bits: 24, clip: 64.0 };
-    const WEIGHTS: PayloadSpec = PayloadSpec { kind: PayloadKind::Weights { params: 2 } };
+    const WEIGHTS: PayloadSpec = PayloadSpec::exact(PayloadKind::Weights { params: 2 });
 
     #[test]
     fn sums_of_plaintexts_read_back() {
@@ -333,7 +409,7 @@ mod tests {
 
     #[test]
     fn z32_words_keep_their_sign() {
-        let spec = PayloadSpec { kind: PayloadKind::Vector { len: 2, max_abs: 1000 } };
+        let spec = PayloadSpec::exact(PayloadKind::Vector { len: 2, max_abs: 1000 });
         let bytes = plaintext_bytes(&spec, Ring::Z32, &CODE, 1, 1, &[-1000, 1000]).unwrap();
         assert_eq!(bytes.len() as u64, 4 * spec.dim());
         let opened = read_sum(&spec, Ring::Z32, &CODE, 1, 1, &bytes).unwrap();
@@ -373,7 +449,7 @@ mod tests {
         let mut negative = good;
         negative[8 * 4..8 * 5].fill(0xff);
         assert_eq!(read(&negative), Err(PayloadError::Rows { rows: -1, max: 10 }));
-        let moments = PayloadSpec { kind: PayloadKind::Moments { columns: 1 } };
+        let moments = PayloadSpec::exact(PayloadKind::Moments { columns: 1 });
         let write =
             |body: &[i64]| plaintext_bytes(&moments, Ring::Z64, &CODE, 10, 1, body).map(|_| ());
         assert_eq!(write(&[-(1 << 19), 1 << 38]), Ok(()));
@@ -383,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_ring_too_small_is_refused() {
-        let moments = PayloadSpec { kind: PayloadKind::Moments { columns: 23 } };
+        let moments = PayloadSpec::exact(PayloadKind::Moments { columns: 23 });
         assert!(matches!(
             moments.check_ring(Ring::Z32, 5, &CODE, 10_000),
             Err(CodecError::Overflow { needed: 55, ring_bits: 32, .. })

@@ -130,7 +130,7 @@ impl System for Published {
 
     fn update(&self, party: usize, round: u32) -> Vec<i64> {
         let manifest = &self.lab.manifest;
-        let state = ModelState::initial(&manifest.workload, &manifest.code).hash();
+        let state = ModelState::of_job(manifest).hash();
         words(&self.lab, &self.lab.plaintext(party, round, state))
     }
 }

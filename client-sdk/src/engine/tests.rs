@@ -1,9 +1,11 @@
-use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::fixed::to_ring;
 use quorate_crypto::keys::{ExchangeKey, VerifyKey};
 use quorate_crypto::schemes;
 use quorate_crypto::sum::{Label, PadSuite, Ring, SumShape};
-use quorate_protocols::wire::Name;
+use quorate_protocols::job::{RosterEntry, ThresholdSpec};
+use quorate_protocols::model::Progress;
+use quorate_protocols::round::messages::{KeyCall, KeyPosted};
+use quorate_protocols::wire::{Name, Signed};
 
 use super::*;
 use crate::api::{JobSpec, SumTable};
@@ -106,8 +108,7 @@ async fn a_long_vector_is_checked_to_its_last_word() {
     let blobs = store.blobs();
     let dim = 140_000;
     let manifest = manifest(dim);
-    let code = FixedPoint { frac_bits: 24, clip: 64.0 };
-    let initial = Arc::new(ModelState::initial(&manifest.workload, &code));
+    let initial = Arc::new(ModelState::of_job(&manifest));
     let mut words = vec![0i64; usize::try_from(dim + HEAD_WORDS).unwrap()];
     words[4] = 2;
     words[5..].fill(20);
@@ -136,10 +137,231 @@ async fn a_long_vector_is_checked_to_its_last_word() {
 #[tokio::test]
 async fn model_states_are_stored_under_their_content() {
     let (_dir, store) = store().await;
-    let state = ModelState { moments: None, params: vec![1, -2, i64::MIN] };
+    let state =
+        ModelState { moments: None, params: vec![1, -2, i64::MIN], progress: Progress::None };
     let bulk = state_to_bulk(&state, (store.blobs(), "m")).await.unwrap();
     let again = state_to_bulk(&state, (store.blobs(), "m")).await.unwrap();
     assert_eq!(bulk, again);
     let reader = BulkReader::new(store.blobs(), "m", bulk);
     assert_eq!(state_from_bulk(&reader).await.unwrap(), state);
+}
+
+/// Three parties that hold a key of T = 2 with one authority.
+struct Held {
+    _dir: tempfile::TempDir,
+    store: Store,
+    manifest: Arc<Manifest>,
+    /// The authority's, then the parties'.
+    identities: Vec<Arc<Identity>>,
+    key: JobKey,
+    secrets: Vec<KeySecret>,
+    members: Vec<KeyMember>,
+    replies: Vec<BulkReader>,
+}
+
+const HELD_LABEL: Label = Label([9; 32]);
+const HELD_VALUES: [[i64; 3]; 3] = [[10, -10, 1], [10, -9, -1], [10, -10, 7]];
+
+impl Held {
+    /// Makes the key and the replies, all by this module's functions.
+    async fn new() -> Self {
+        let (dir, store) = store().await;
+        let identities: Vec<_> =
+            (0..4).map(|_| Arc::new(Identity::generate(&mut os_rng()))).collect();
+        let names = ["a", "p1", "p2", "p3"].map(|name| Name::new(name).unwrap());
+        let aggregator = Identity::generate(&mut os_rng());
+        let authority = quorate_protocols::job::AuthorityKey {
+            name: names[0].clone(),
+            epoch: 0,
+            verify: identities[0].verify_key(),
+            exchange: identities[0].exchange_key(),
+        };
+        let spec = JobSpec::of_sum("test", 3, SumTable { dim: 3, rounds: 1, max_abs: 10 });
+        let tenant = Name::new("t").unwrap();
+        let verify = aggregator.verify_key();
+        let mut manifest = spec.into_manifest(tenant, verify, vec![authority], [0; 16]).unwrap();
+        manifest.protocol = quorate_protocols::threshold::PROTOCOL_ID;
+        manifest.scheme = schemes::by_name("elgamal").unwrap().info().id;
+        manifest.threshold = Some(ThresholdSpec { holders: 3, threshold: 2 });
+        manifest.check().unwrap();
+        let manifest = Arc::new(manifest);
+        let holders: Vec<_> = (1..4)
+            .map(|i| RosterEntry {
+                party: names[i].clone(),
+                epoch: 0,
+                verify: identities[i].verify_key(),
+                exchange: identities[i].exchange_key(),
+            })
+            .collect();
+        let call = KeyCall { manifest: manifest.hash(), number: 0, holders: holders.clone() };
+        let call = Signed::sign(call, &aggregator);
+        let mut keying = Keying::new(&manifest, call.signed()).unwrap();
+        let mut secrets: Vec<_> = (0..4).map(|_| Secret::new(Vec::new())).collect();
+        let scheme = manifest.threshold_scheme().unwrap();
+        while let Some((step, waits)) = keying.waits_for(scheme) {
+            for number in waits {
+                let who = number as usize;
+                // What others posted in this step meanwhile changes nothing.
+                let work = PostWork { transcript: keying.transcript(), number, step };
+                let before = core::mem::replace(&mut secrets[who], Secret::new(Vec::new()));
+                let (bytes, secret) =
+                    key_post(&manifest, work, &identities[who], before).await.unwrap();
+                secrets[who] = secret;
+                let post = KeyPost { step, from: number, bytes };
+                let (call, seen) = (keying.call().hash(), keying.seen(step));
+                let posted = KeyPosted { call, from: names[who].clone(), seen, post };
+                let posted = Signed::sign(posted, &identities[who]);
+                assert!(keying.push(&manifest, posted.signed()).unwrap());
+            }
+        }
+        let key = keying.complete(&manifest).unwrap();
+        let mut held = Self {
+            _dir: dir,
+            store,
+            manifest,
+            identities,
+            key,
+            secrets,
+            members: Vec::new(),
+            replies: Vec::new(),
+        };
+        for (index, entry) in holders.into_iter().enumerate() {
+            let nonce = Nonce([u8::try_from(index).unwrap(); 16]);
+            let reply = held.reply(index, &entry.party, nonce).await;
+            let again = held.reply(index, &entry.party, nonce).await;
+            assert_eq!(reply.bulk(), again.bulk(), "a restart makes the same reply");
+            held.members.push(KeyMember {
+                party: entry.party,
+                epoch: 0,
+                exchange: entry.exchange,
+                nonce,
+                ciphertext: bulk_ref(reply.bulk()),
+            });
+            held.replies.push(reply);
+        }
+        held
+    }
+
+    fn scheme(&self) -> &'static dyn SumScheme {
+        self.manifest.sum_scheme().unwrap()
+    }
+
+    fn context(&self) -> SumContext {
+        sum_context(&self.manifest, Some(&self.key), 0, HELD_LABEL).unwrap()
+    }
+
+    async fn reply(&self, index: usize, party: &Name, nonce: Nonce) -> BulkReader {
+        let blobs = self.store.blobs();
+        let spec = self.manifest.payload(0).unwrap();
+        let (ring, code) = (self.manifest.ring, &self.manifest.code);
+        let plain = payload::plaintext_bytes(&spec, ring, code, 1, 1, &HELD_VALUES[index]).unwrap();
+        let bulk = secret_to_bulk(&Zeroizing::new(plain), (blobs, "plain")).await.unwrap();
+        let plain = BulkReader::new(blobs, "plain", bulk);
+        let binding = reply_binding(&HELD_LABEL, party, &nonce);
+        let identity = &self.identities[index + 1];
+        let (context, output) = (self.context(), (blobs, "replies"));
+        let reply = reply_to_bulk(self.scheme(), context, identity, binding, &plain, output);
+        BulkReader::new(blobs, "replies", reply.await.unwrap())
+    }
+
+    /// The partial decryption of a participant: 0 is the authority.
+    async fn partial(&self, who: usize, replies: &[BulkReader]) -> Result<BulkReader, EngineError> {
+        let (blobs, number) = (self.store.blobs(), u32::try_from(who).unwrap());
+        let identity = &self.identities[who];
+        let secret = Secret::new(self.secrets[who].expose().clone());
+        let share = key_share(&self.manifest, &self.key, number, identity, secret).await?;
+        let step = if who == 0 { STEP_KEY } else { STEP_PARTIAL };
+        let (mine, output) = ((identity.as_ref(), &share), (blobs, "partials"));
+        let (scheme, members) = (self.scheme(), &self.members);
+        let made =
+            partial_to_bulk(scheme, self.context(), step, mine, members, replies, output).await?;
+        Ok(BulkReader::new(blobs, "partials", made))
+    }
+
+    async fn open(
+        &self,
+        keys: &[BulkReader],
+        partials: &[BulkReader],
+    ) -> Result<Vec<i64>, EngineError> {
+        let (blobs, replies) = (self.store.blobs(), &self.replies);
+        let output = (blobs, "sum");
+        let sum =
+            open_to_bulk(self.scheme(), self.context(), replies, keys, partials, output).await?;
+        let sum = BulkReader::new(blobs, "sum", sum);
+        Ok(read_sum(&self.manifest, 0, replies.len(), &sum).await?.body.clone())
+    }
+}
+
+#[tokio::test]
+async fn any_two_holders_and_the_authority_open_a_sum() {
+    let held = Held::new().await;
+    for (member, reply) in held.members.iter().zip(&held.replies) {
+        let header = SubmitHeader {
+            scheme: held.manifest.scheme,
+            manifest: held.manifest.hash(),
+            label: HELD_LABEL,
+            party: member.party.clone(),
+            epoch: 0,
+            nonce: member.nonce,
+            ciphertext: member.ciphertext,
+        };
+        verify_reply(&held.manifest, &held.key, 0, &header, reply).await.unwrap();
+        let header = SubmitHeader { label: Label([8; 32]), ..header };
+        let refused = verify_reply(&held.manifest, &held.key, 0, &header, reply).await;
+        let refused = refused.unwrap_err().into_refusal().unwrap();
+        assert_eq!(refused.code, Code::BadCiphertext);
+        assert_eq!(refused.culprits, [Culprit::Party(member.party.clone())]);
+    }
+    let mut partials = Vec::new();
+    for who in 0..4 {
+        let made = held.partial(who, &held.replies).await.unwrap();
+        let again = held.partial(who, &held.replies).await.unwrap();
+        assert_eq!(made.bulk(), again.bulk(), "asked again, the same bytes");
+        partials.push(made);
+    }
+    let key = core::slice::from_ref(&partials[0]);
+    for (a, b) in [(1, 2), (1, 3), (2, 3)] {
+        let chosen = [partials[a].clone(), partials[b].clone()];
+        assert_eq!(held.open(key, &chosen).await.unwrap(), [30, -29, 7]);
+    }
+    assert!(held.open(key, &partials[1..2]).await.is_err(), "one holder opens nothing");
+    assert!(held.open(&[], &partials[1..]).await.is_err(), "nor do all without the authority");
+    // A partial decryption of something else is named by its place.
+    let wrong = [partials[1].clone(), held.replies[0].clone()];
+    let error = held.open(key, &wrong).await.unwrap_err();
+    assert!(matches!(error, EngineError::Message { index: 5, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_copied_reply_names_its_sender() {
+    let held = Held::new().await;
+    let mut replies = held.replies.clone();
+    replies[2] = replies[0].clone();
+    for who in [0, 1] {
+        let error = held.partial(who, &replies).await.err().expect("a copy is refused");
+        let refusal = reply_fault(error, &held.members).unwrap();
+        assert_eq!(refusal.code, Code::BadCiphertext);
+        assert_eq!(refusal.culprits, [Culprit::Party(Name::new("p3").unwrap())]);
+    }
+    // A set cut short is nobody's wrong reply.
+    let error = held.partial(1, &held.replies[..2]).await.err().expect("a member is missing");
+    assert!(reply_fault(error, &held.members).is_err());
+}
+
+#[test]
+fn seeded_noise_differs_by_job_round_and_party() {
+    let draw = |seed: Option<&[u8; 32]>, job, round, party| {
+        noise_rng(seed, &Hash([job; 32]), round, &Name::new(party).unwrap()).next_u64()
+    };
+    let first = draw(Some(&[1; 32]), 1, 0, "a");
+    assert_eq!(first, draw(Some(&[1; 32]), 1, 0, "a"));
+    let others = [
+        draw(Some(&[2; 32]), 1, 0, "a"),
+        draw(Some(&[1; 32]), 2, 0, "a"),
+        draw(Some(&[1; 32]), 1, 1, "a"),
+        draw(Some(&[1; 32]), 1, 0, "b"),
+        draw(None, 1, 0, "a"),
+    ];
+    assert!(!others.contains(&first));
+    assert_ne!(draw(None, 1, 0, "a"), draw(None, 1, 0, "a"));
 }

@@ -118,6 +118,46 @@ impl Table {
         self.records.get(row).and_then(|record| record.get(column)).unwrap_or("")
     }
 
+    /// An image table with each `window` x `window` square of pixels replaced by its mean.
+    ///
+    /// The pixels are the `side` x `side` columns in front of which the names start with `p`, row by
+    /// row; the other columns stay.
+    ///
+    /// # Errors
+    /// [`LearnError::Data`] when the table has other columns of this kind, or a pixel is no number.
+    pub fn pooled(&self, side: usize, window: usize) -> Result<Self, LearnError> {
+        let pixels: Vec<usize> = self
+            .header
+            .iter()
+            .enumerate()
+            .filter(|(_, name)| {
+                name.strip_prefix('p').is_some_and(|rest| rest.parse::<u32>().is_ok())
+            })
+            .map(|(position, _)| position)
+            .collect();
+        if window == 0 || !side.is_multiple_of(window) || pixels.len() != side * side {
+            return Err(LearnError::Data(format!("the table has no images of {side}x{side}")));
+        }
+        let others: Vec<usize> =
+            (0..self.header.len()).filter(|column| !pixels.contains(column)).collect();
+        let (small, area) = (side / window, (window * window) as f64);
+        let names = (0..small * small).map(|i| format!("q{}_{}", i / small, i % small));
+        let header = names.chain(others.iter().map(|column| self.header[*column].clone()));
+        let mut records = Vec::with_capacity(self.records.len());
+        for row in 0..self.rows() {
+            let mut sums = vec![0.0; small * small];
+            for (index, column) in pixels.iter().enumerate() {
+                let name = &self.header[*column];
+                let x = number(self.text(row, *column)).ok_or_else(|| missing(name, row))?;
+                sums[index / side / window * small + index % side / window] += x;
+            }
+            let means = sums.iter().map(|sum| (sum / area).to_string());
+            let rest = others.iter().map(|column| self.text(row, *column).to_owned());
+            records.push(means.chain(rest).collect());
+        }
+        Ok(Self { header: header.collect(), records })
+    }
+
     /// The column named `fold` as numbers, or row number mod 5 where there is none.
     ///
     /// # Errors

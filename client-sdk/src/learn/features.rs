@@ -1,6 +1,6 @@
 //! Features: standardised numbers and one-hot categories, from rows and the shared moments.
 
-use quorate_protocols::model::{ModelState, MomentTable, TABLE_BITS};
+use quorate_protocols::model::{ModelState, Moment, MomentTable, TABLE_BITS};
 use quorate_protocols::payload::MOMENT_BITS;
 use quorate_protocols::workload::{ColumnKind, Schema, TrainSpec};
 
@@ -46,11 +46,17 @@ pub struct Row<'a> {
 }
 
 impl Design {
-    /// The features of `data` under the moments of `state`; a constant column is 0 throughout.
+    /// The features of `data` under the moments of `state`; a constant column is 0 throughout. With
+    /// steps there are no moments: a number's feature is its u.
     ///
     /// # Errors
     /// [`LearnError::State`] when the moments are absent or of another schema.
     pub fn new(spec: &TrainSpec, state: &ModelState, data: &Dataset) -> Result<Self, LearnError> {
+        if spec.steps.is_some() {
+            let count = usize::try_from(spec.schema.numeric_columns()).unwrap_or(0);
+            let columns = vec![Moment { mean: 0, std: 1 << TABLE_BITS }; count];
+            return Self::with_moments(&spec.schema, &MomentTable { rows: 0, columns }, data);
+        }
         let moments = state.moments.as_ref().ok_or(LearnError::State)?;
         Self::with_moments(&spec.schema, moments, data)
     }

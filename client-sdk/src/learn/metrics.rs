@@ -2,12 +2,14 @@
 
 use quorate_crypto::fixed::FixedPoint;
 use quorate_protocols::model::ModelState;
-use quorate_protocols::workload::TrainSpec;
+use quorate_protocols::workload::{TrainSpec, Workload};
+use serde::Serialize;
 
 use super::LearnError;
+use super::counts::{self, Bayes, Values, strongest};
 use super::data::Dataset;
 use super::features::Design;
-use super::model::{Net, decode, probabilities};
+use super::model::{Net, decode};
 
 /// A class with fewer held-out rows is left out of the mean AUC.
 const MIN_CLASS_ROWS: usize = 10;
@@ -39,6 +41,72 @@ pub fn evaluate(
     Ok(score(&net, &Design::new(spec, state, data)?, &w))
 }
 
+/// How well the classes that a model names fit some rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Fit {
+    /// Share of rows whose class is right.
+    pub accuracy: f64,
+    /// Unweighted mean, over the classes with at least 10 rows (all classes where there are fewer
+    /// rows), of F1 = 2 tp / (2 tp + fp + fn).
+    pub macro_f1: f64,
+}
+
+/// The classes that the model of `state` names for the rows of `data`.
+///
+/// # Errors
+/// [`LearnError::State`] when the state does not fit the workload.
+pub fn predict(
+    workload: &Workload,
+    code: &FixedPoint,
+    state: &ModelState,
+    data: &Dataset,
+) -> Result<Vec<u32>, LearnError> {
+    match workload {
+        Workload::Sum { .. } => Err(LearnError::State),
+        Workload::Train(spec) => {
+            let net = Net::new(spec);
+            let w = decode(&net, code, state)?;
+            let design = Design::new(spec, state, data)?;
+            let mut scratch = net.scratch();
+            let mut class = |index: usize| {
+                strongest(&net.leanings(net.scores(&w, &design.row(index), &mut scratch)))
+            };
+            Ok((0..design.rows).map(&mut class).collect())
+        }
+        Workload::Tree(spec) => {
+            let tree = counts::tree(state)?;
+            Ok(Values::new(&spec.table, data)?.rows().map(|row| tree.class(row)).collect())
+        }
+        Workload::Bayes(spec) => {
+            let bayes = Bayes::new(spec, state)?;
+            Ok(Values::new(&spec.table, data)?.rows().map(|row| bayes.class(row)).collect())
+        }
+    }
+}
+
+/// How well `named` fits `labels`, class numbers below `classes`.
+#[must_use]
+pub fn fit(named: &[u32], labels: &[u32], classes: usize) -> Fit {
+    let mut cells = vec![(0u32, 0u32, 0u32); classes];
+    let mut right = 0u32;
+    for (named, label) in named.iter().zip(labels) {
+        right += u32::from(named == label);
+        for (class, (both, said, is)) in (0u32..).zip(cells.iter_mut()) {
+            *both += u32::from(*named == class && *label == class);
+            *said += u32::from(*named == class);
+            *is += u32::from(*label == class);
+        }
+    }
+    let least = if labels.len() < MIN_CLASS_ROWS { 1 } else { MIN_CLASS_ROWS };
+    let scores: Vec<f64> = cells
+        .iter()
+        .filter(|(_, _, is)| *is as usize >= least)
+        .map(|(both, said, is)| 2.0 * f64::from(*both) / f64::from(said + is))
+        .collect();
+    let macro_f1 = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+    Fit { accuracy: f64::from(right) / labels.len().max(1) as f64, macro_f1 }
+}
+
 /// Scores parameters `w` on the rows of `design`.
 #[must_use]
 pub fn score(net: &Net, design: &Design, w: &[f64]) -> Metrics {
@@ -47,7 +115,7 @@ pub fn score(net: &Net, design: &Design, w: &[f64]) -> Metrics {
     let mut by_class: Vec<Vec<f64>> = vec![Vec::new(); net.outputs.max(2)];
     for index in 0..design.rows {
         let row = design.row(index);
-        let probability = probabilities(net.scores(w, &row, &mut scratch));
+        let probability = net.leanings(net.scores(w, &row, &mut scratch));
         let mut best = 0;
         for (class, value) in probability.iter().enumerate() {
             if *value > probability[best] {

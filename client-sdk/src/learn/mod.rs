@@ -6,12 +6,15 @@
 //! seed and round give the same update on every machine and at every optimisation level, which is
 //! what lets [`twin::replay`] check a whole training run without reading an update.
 
+pub mod counts;
 pub mod data;
 pub mod features;
 pub mod metrics;
 pub mod model;
 pub mod pooled;
 pub mod split;
+pub mod steps;
+pub mod sweep;
 pub mod train;
 pub mod twin;
 

@@ -18,6 +18,17 @@ pub struct Net {
     pub hidden: usize,
     /// Weight of |w|^2 / 2 beside the mean loss; biases are free.
     pub l2: f64,
+    /// What a row's scores are judged by.
+    pub loss: Loss,
+}
+
+/// What a row's scores are judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Log-loss of the class probabilities.
+    Log,
+    /// Hinge loss of the margins, one class against the rest.
+    Hinge,
 }
 
 /// Working memory for one row.
@@ -36,12 +47,16 @@ impl Net {
     #[must_use]
     pub fn new(spec: &TrainSpec) -> Self {
         let hidden = match spec.model {
-            ModelSpec::Logistic { .. } => 0,
+            ModelSpec::Logistic { .. } | ModelSpec::Svm { .. } => 0,
             ModelSpec::Mlp { hidden, .. } => hidden as usize,
+        };
+        let loss = match spec.model {
+            ModelSpec::Svm { .. } => Loss::Hinge,
+            ModelSpec::Logistic { .. } | ModelSpec::Mlp { .. } => Loss::Log,
         };
         let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         let (features, outputs) = (size(spec.schema.features()), size(spec.outputs()));
-        Self { features, outputs, hidden, l2: spec.l2() }
+        Self { features, outputs, hidden, l2: spec.l2(), loss }
     }
 
     /// Number of parameters.
@@ -91,13 +106,26 @@ impl Net {
         &scratch.outputs
     }
 
-    /// Log-loss of `row` under `w`, without penalty.
+    /// Loss of `row` under `w`, without penalty.
     pub fn loss(&self, w: &[f64], row: &Row<'_>, scratch: &mut Scratch) -> f64 {
         self.scores(w, row, scratch);
-        loss_and_delta(&mut scratch.outputs, row.label)
+        match self.loss {
+            Loss::Log => loss_and_delta(&mut scratch.outputs, row.label),
+            Loss::Hinge => hinge_and_delta(&mut scratch.outputs, row.label),
+        }
     }
 
-    /// Adds the gradient of the row's log-loss to `gradient` and returns the loss.
+    /// How much the scores speak for each class: probabilities, or margins.
+    #[must_use]
+    pub fn leanings(&self, scores: &[f64]) -> Vec<f64> {
+        match (self.loss, scores) {
+            (Loss::Log, _) => probabilities(scores),
+            (Loss::Hinge, [score]) => vec![-score, *score],
+            (Loss::Hinge, _) => scores.to_vec(),
+        }
+    }
+
+    /// Adds the gradient of the row's loss to `gradient` and returns the loss.
     pub fn add_gradient(
         &self,
         w: &[f64],
@@ -172,6 +200,21 @@ fn loss_and_delta(scores: &mut [f64], label: usize) -> f64 {
     }
     scores[label] -= 1.0;
     libm::log(total) + top - chosen
+}
+
+/// Sum of the hinge losses max(0, 1 - y s), y = 1 for class `label` and -1 for the rest; the scores
+/// become its slopes.
+fn hinge_and_delta(scores: &mut [f64], label: usize) -> f64 {
+    let two = scores.len() == 1;
+    let mut loss = 0.0;
+    for (class, score) in scores.iter_mut().enumerate() {
+        let positive = class + usize::from(two) == label;
+        let sign = if positive { 1.0 } else { -1.0 };
+        let missing = 1.0 - sign * *score;
+        loss += missing.max(0.0);
+        *score = if missing > 0.0 { -sign } else { 0.0 };
+    }
+    loss
 }
 
 /// Class probabilities from scores, one per class.

@@ -10,7 +10,7 @@ use super::LearnError;
 use super::data::Dataset;
 use super::features::{Design, feature_names, local_moments};
 use super::metrics::{Metrics, score};
-use super::model::{Net, decode};
+use super::model::{Loss, Net, decode};
 use super::train::{Proximal, minimise};
 
 /// Penalty of the reference.
@@ -36,7 +36,7 @@ pub fn pooled_logistic(
     let moments = MomentTable::from_sum(&sum)?;
     let design = Design::with_moments(schema, &moments, train)?;
     let outputs = if schema.classes.len() == 2 { 1 } else { schema.classes.len() };
-    let net = Net { features: design.features, outputs, hidden: 0, l2: POOLED_L2 };
+    let net = Net { features: design.features, outputs, hidden: 0, l2: POOLED_L2, loss: Loss::Log };
     let start = vec![0.0; net.params()];
     let pull = Proximal { anchor: &start, mu: 0.0 };
     let steps = (MAX_WORK / (design.rows * net.params()).max(1)).clamp(100, 20_000);

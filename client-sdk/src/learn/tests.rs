@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Ring;
 use quorate_protocols::model::ModelState;
 use quorate_protocols::payload::{plaintext_bytes, read_sum};
@@ -20,6 +21,8 @@ use super::pooled::{export_model_json, pooled_logistic};
 use super::split::{Split, hold_out, share_out};
 use super::train::contribution;
 use super::twin::{FrozenSet, replay};
+
+const JOB: Hash = Hash([9; 32]);
 
 struct Federation {
     workload: Workload,
@@ -49,7 +52,7 @@ impl Federation {
 
     /// The federated run: ring words in, wrapping sums, integer averages.
     fn run(&self, mut each: impl FnMut(u32, &ModelState)) -> ModelState {
-        let mut state = ModelState::initial(&self.workload, &CODE);
+        let mut state = ModelState::initial(&self.workload, &CODE, &JOB);
         let max_rows = self.workload.max_rows();
         for set in &self.sets {
             let payload = self.workload.payload(set.round).unwrap();
@@ -141,7 +144,7 @@ fn the_twin_equals_the_federated_run_bit_for_bit() {
             federation.workload.check().unwrap();
             let state = federation.run(|_, _| {});
             let twin = |sets: &[FrozenSet]| {
-                replay(&federation.workload, &CODE, sets, &federation.datasets)
+                replay(&federation.workload, &CODE, &JOB, sets, &federation.datasets)
             };
             assert_eq!(twin(&federation.sets).unwrap(), state);
             let mut others = federation.sets.clone();
@@ -380,7 +383,7 @@ fn training_that_leaves_the_real_numbers_is_an_error() {
     let mut federation = toy_federation(ModelSpec::Mlp { hidden: 5, l2: 1e-4 }, 3);
     let Workload::Train(spec) = &mut federation.workload else { unreachable!() };
     spec.local = LocalSpec { epochs: 40, batch: 1, learning_rate: 1e3, prox_mu: 1e3 };
-    let error = replay(&federation.workload, &CODE, &federation.sets, &federation.datasets);
+    let error = replay(&federation.workload, &CODE, &JOB, &federation.sets, &federation.datasets);
     assert!(matches!(error, Err(LearnError::Diverged(_))));
 }
 

@@ -8,9 +8,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::LearnError;
+use super::counts::{bayes_counts, tree_counts};
 use super::data::Dataset;
 use super::features::{Design, local_moments};
 use super::model::{Net, decode, encode};
+use super::steps::step_contribution;
 
 /// Models with more features use a diagonal preconditioner: factoring costs features^3.
 const MAX_FACTORED: usize = 1024;
@@ -41,7 +43,7 @@ impl LocalUpdate {
     }
 }
 
-/// The rows and body that `party` contributes to round `round` of a training job.
+/// The rows and exact body that `party` contributes to round `round` of a job with a model.
 ///
 /// # Errors
 /// [`LearnError::Round`] when the round is not one of training, otherwise as [`train_local`].
@@ -53,14 +55,19 @@ pub fn contribution(
     party: &str,
     round: u32,
 ) -> Result<(u64, Vec<i64>), LearnError> {
-    let Workload::Train(spec) = workload else { return Err(LearnError::Round(round)) };
-    match workload.purpose(round) {
-        Some(Purpose::Moments) => Ok((data.rows as u64, local_moments(&spec.schema, data))),
-        Some(Purpose::Train) => {
-            let update = train_local(spec, code, state, data, party, round)?;
-            Ok((update.rows, update.into_body()))
-        }
-        Some(Purpose::Sum) | None => Err(LearnError::Round(round)),
+    let purpose = workload.purpose(round).ok_or(LearnError::Round(round))?;
+    match workload {
+        Workload::Sum { .. } => Err(LearnError::Round(round)),
+        Workload::Train(spec) => match (&spec.steps, purpose) {
+            (Some(steps), _) => step_contribution((spec, steps), code, state, data, party, round),
+            (None, Purpose::Moments) => Ok((data.rows as u64, local_moments(&spec.schema, data))),
+            (None, _) => {
+                let update = train_local(spec, code, state, data, party, round)?;
+                Ok((update.rows, update.into_body()))
+            }
+        },
+        Workload::Tree(spec) => Ok((data.rows as u64, tree_counts(spec, state, data, round)?)),
+        Workload::Bayes(spec) => Ok((data.rows as u64, bayes_counts(spec, data)?)),
     }
 }
 
@@ -86,13 +93,7 @@ pub fn train_local(
     let design = Design::new(spec, state, data)?;
     let rows = i64::try_from(data.rows).unwrap_or(i64::MAX);
     let loss = mean_loss(&net, &design, &shared);
-    let pull = Proximal { anchor: &shared, mu: spec.local.prox_mu };
-    let trained = if spec.local.batch == 0 || data.rows == 0 {
-        let steps = spec.local.epochs;
-        minimise(&net, &design, &pull, steps, spec.local.learning_rate, 0.0)
-    } else {
-        descend(&net, &design, &pull, spec, party, round)
-    };
+    let trained = trained(spec, &net, &design, &shared, party, round);
     let weighted = |index: usize, value: f64| {
         let fixed = encode(code, value).ok_or(LearnError::Diverged(index))?;
         fixed.checked_mul(rows).ok_or(LearnError::Diverged(index))
@@ -105,7 +106,25 @@ pub fn train_local(
     Ok(LocalUpdate { rows: data.rows as u64, loss_sum: weighted(0, loss)?, params })
 }
 
-/// Mean log-loss, without penalty; 0 for no rows.
+/// The parameters after local training from `shared`.
+pub(super) fn trained(
+    spec: &TrainSpec,
+    net: &Net,
+    design: &Design,
+    shared: &[f64],
+    party: &str,
+    round: u32,
+) -> Vec<f64> {
+    let pull = Proximal { anchor: shared, mu: spec.local.prox_mu };
+    if spec.local.batch == 0 || design.rows == 0 {
+        let (steps, rate) = (spec.local.epochs, spec.local.learning_rate);
+        minimise(net, design, &pull, steps, rate, 0.0)
+    } else {
+        descend(net, design, &pull, spec, party, round)
+    }
+}
+
+/// Mean loss, without penalty; 0 for no rows.
 #[must_use]
 pub fn mean_loss(net: &Net, design: &Design, w: &[f64]) -> f64 {
     let mut scratch = net.scratch();

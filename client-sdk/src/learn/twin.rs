@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use quorate_crypto::fixed::FixedPoint;
+use quorate_crypto::merkle::Hash;
 use quorate_protocols::model::{ModelError, ModelState};
 use quorate_protocols::payload::OpenedSum;
 use quorate_protocols::workload::Workload;
@@ -32,10 +33,11 @@ pub struct FrozenSet {
 pub fn replay(
     workload: &Workload,
     code: &FixedPoint,
+    job: &Hash,
     frozen_sets: &[FrozenSet],
     datasets: &BTreeMap<String, Dataset>,
 ) -> Result<ModelState, LearnError> {
-    let mut state = ModelState::initial(workload, code);
+    let mut state = ModelState::initial(workload, code, job);
     for (expected, set) in (0..).zip(frozen_sets) {
         if set.round != expected {
             return Err(LearnError::Round(set.round));

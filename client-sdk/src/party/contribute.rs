@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use quorate_crypto::keys::{KeyBinding, SharedKey};
+use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
 use quorate_protocols::machine::{Fact, Output};
-use quorate_protocols::payload::plaintext_bytes;
+use quorate_protocols::policy::noise::noised;
 use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::messages::{BulkRef, Message, SubmitHeader, reply_binding};
 use quorate_protocols::round::party::{Event, PartyWork};
@@ -20,7 +21,7 @@ use super::{PartyError, PartyEvent};
 use crate::api::Hex32;
 use crate::bulk::upload;
 use crate::engine::{
-    bulk_ref, encrypt_to_bulk, log_line, reply_to_bulk, secret_to_bulk, sum_context,
+    bulk_ref, encrypt_to_bulk, log_line, noise_rng, reply_to_bulk, secret_to_bulk, sum_context,
 };
 use crate::store::{Batch, StoreError};
 use crate::trainer::LocalTraining;
@@ -72,7 +73,8 @@ impl Training {
 }
 
 impl Run<'_> {
-    /// Begins to train for a round, if the trainer is at rest and the round can be paid for.
+    /// Begins to train for a round, if the trainer is at rest and the round can be paid for. The
+    /// noise is drawn with it, once: retries encrypt the stored bytes.
     ///
     /// # Errors
     /// [`Code::BudgetSpent`] when it cannot.
@@ -94,15 +96,12 @@ impl Run<'_> {
         };
         let start = Instant::now();
         let (manifest, model) = (Arc::clone(&self.manifest), Arc::clone(&self.model));
+        let (seed, job) = (self.party.noise_seed.as_ref(), Hash::from(self.job));
+        let mut rng = noise_rng(seed, &job, round, self.machine.name());
         let thread = tokio::task::spawn_blocking(move || {
             let local = trainer.contribution(&manifest, round, &model)?;
-            if manifest.privacy.noise().is_some() {
-                anyhow::bail!("this version adds no noise");
-            }
-            let (spec, max_rows) = (manifest.payload(round)?, manifest.workload.max_rows());
-            let (ring, code) = (manifest.ring, &manifest.code);
-            let bytes = plaintext_bytes(&spec, ring, code, max_rows, local.rows, &local.body)?;
-            anyhow::Ok((trainer, Zeroizing::new(bytes)))
+            let bytes = noised(&manifest, round, local, &mut rng)?;
+            anyhow::Ok((trainer, bytes))
         });
         training.task = Some(Task { round, start, thread });
         Ok(())
@@ -140,7 +139,7 @@ impl Run<'_> {
         if let Some(refusal) = applied {
             // Training that has converged here repeats its update to the bit. It stands behind a
             // sum already, so it enters no second one: this party sits the round out.
-            let trains = self.manifest.workload.purpose(round) == Some(Purpose::Train);
+            let trains = self.manifest.workload.purpose(round) != Some(Purpose::Sum);
             if trains && refusal.code == Code::LabelReuse {
                 self.sits_out = Some(round);
                 return Ok(());

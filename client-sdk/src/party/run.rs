@@ -104,7 +104,7 @@ impl<'a> Run<'a> {
                 party.minima.check(&package.manifest)?;
                 package.verify()?;
                 let manifest = &package.manifest;
-                let initial = ModelState::initial(&manifest.workload, &manifest.code);
+                let initial = ModelState::of_job(&manifest);
                 let entry = party.entry.clone();
                 let machine = PartyJob::join(entry, &party.minima, &package, initial.hash())?;
                 let batch = Batch::new().put_machine(MACHINE, &id, 0, encode(&machine));
@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
 
     fn with(party: &'a Inner, job: Hex32, machine: PartyJob, version: u64) -> Self {
         let manifest = Arc::new(machine.manifest().clone());
-        let model = Arc::new(ModelState::initial(&manifest.workload, &manifest.code));
+        let model = Arc::new(ModelState::of_job(&manifest));
         let key = machine.job_key().map(|key| key_mark(&key.keying().transcript()));
         Self {
             party,
@@ -323,8 +323,8 @@ impl<'a> Run<'a> {
 
     /// Takes the results of `view`, fetching the pages after it, and returns the last page.
     ///
-    /// A party that was away skips the sums between the moments and the newest: it checks the
-    /// whole chain of records, and the model that follows from the two.
+    /// A party that was away skips the sums between the moments and the newest, where the model
+    /// follows from the two alone; the whole chain of records is checked in any case.
     async fn take_results(&mut self, mut view: PartyView) -> Result<PartyView, PartyError> {
         if view.results.is_empty() {
             return Ok(view);
@@ -392,7 +392,8 @@ impl<'a> Run<'a> {
         let round = fields.round;
         let (members, purpose) = (fields.members.len(), self.manifest.workload.purpose(round));
         let mut advanced = None;
-        if newest || purpose != Some(Purpose::Train) {
+        let every = self.manifest.workload.needs_every_sum();
+        if newest || every || purpose != Some(Purpose::Train) {
             let sum = self.fetch_sum(round, &fields.sum).await?;
             let (manifest, model) = (&self.manifest, &ahead.model);
             let step = engine::advance(manifest, model, round, members, &sum).await;

@@ -1,6 +1,7 @@
 //! Privacy policy: what noise a job adds, and who keeps account of it.
 
 mod ledger;
+pub mod noise;
 
 use quorate_crypto::dp::account::epsilon_zcdp;
 use serde::{Deserialize, Serialize};

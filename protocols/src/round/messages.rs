@@ -33,6 +33,8 @@ const fn purpose_id(purpose: Purpose) -> u8 {
         Purpose::Moments => 1,
         Purpose::Train => 2,
         Purpose::Sum => 3,
+        Purpose::Steps => 4,
+        Purpose::Counts => 5,
     }
 }
 

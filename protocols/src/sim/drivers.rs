@@ -49,7 +49,7 @@ impl World {
     }
 
     pub(super) fn initial_model(&self) -> ModelState {
-        ModelState::initial(&self.lab.manifest.workload, &self.lab.manifest.code)
+        ModelState::of_job(&self.lab.manifest)
     }
 
     /// Schedules heavy work, unless it is under way.

@@ -371,6 +371,7 @@ fn manifest(
             model: ModelSpec::Logistic { l2: 0.0 },
             rounds: size.rounds.saturating_sub(1).max(1),
             local: LocalSpec { epochs: 1, batch: 0, learning_rate: 0.5, prox_mu: 0.0 },
+            steps: None,
             max_rows: 6,
             seed,
         }),

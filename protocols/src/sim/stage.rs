@@ -57,7 +57,7 @@ impl Stage {
     pub fn new(seed: u64, size: &Size) -> Self {
         let lab = Lab::new(seed, size);
         let mut rng = stream(seed, "stage", &[]);
-        let model = ModelState::initial(&lab.manifest.workload, &lab.manifest.code);
+        let model = ModelState::of_job(&lab.manifest);
         let authorities: Vec<AuthorityJob> = lab
             .authorities
             .iter()

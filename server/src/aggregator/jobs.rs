@@ -35,7 +35,7 @@ pub(crate) async fn create(
             if known.is_some() {
                 return Err(Bug("two manifests with one salt".into()).into());
             }
-            let state = ModelState::initial(&manifest.workload, &manifest.code).hash();
+            let state = ModelState::of_job(&manifest).hash();
             let (next, outputs) = AggregatorJob::create(cx, manifest, state)?;
             Ok((next, outputs, Batch::new()))
         })

@@ -26,7 +26,7 @@ pub(super) async fn before(
 ) -> anyhow::Result<Arc<ModelState>> {
     let last = round.checked_sub(1).filter(|_| has_states(manifest));
     let Some(last) = last else {
-        return Ok(Arc::new(ModelState::initial(&manifest.workload, &manifest.code)));
+        return Ok(Arc::new(ModelState::of_job(manifest)));
     };
     let record = store.get_record(STATE, &record_key(job, last)).await?;
     let record = record.with_context(|| format!("no model state after round {last} is stored"))?;

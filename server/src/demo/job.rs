@@ -109,7 +109,7 @@ impl Aggregator {
         package.verify()?;
         let manifest = package.manifest;
         ensure!(manifest.hash().0 == job.0, "the aggregator shows another job");
-        let state = ModelState::initial(&manifest.workload, &manifest.code);
+        let state = ModelState::of_job(&manifest);
         let key = info.verify.into();
         let aggregator = self.clone();
         Ok(Followed { aggregator, key, job, manifest, state, opened: 0, open: None })

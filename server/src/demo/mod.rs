@@ -300,6 +300,7 @@ fn job_spec(options: &Options, source: &Source, prepared: &Prepared, spec: Train
         model: spec.model,
         rounds: spec.rounds,
         local: spec.local,
+        steps: spec.steps,
         max_rows: spec.max_rows,
         seed: spec.seed,
     };

@@ -19,6 +19,8 @@ const MODEL_HASH: &str = "model hash ";
 /// All that the plain process gets. Paths are relative to the file that holds this.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PlainConfig {
+    /// The manifest's hash.
+    pub job: Hash,
     /// The manifest's workload: schema, model, local training, seed.
     pub workload: Workload,
     /// The manifest's code of reals.
@@ -56,7 +58,7 @@ pub struct Frozen {
 pub fn retrain(config: &Path) -> anyhow::Result<Hash> {
     let folder = config.parent().unwrap_or_else(|| Path::new(""));
     let config: PlainConfig = read_json(config)?;
-    let Workload::Train(spec) = &config.workload else {
+    let Some(schema) = config.workload.schema() else {
         bail!("the workload trains no model");
     };
     let frozen: Vec<Frozen> = read_json(&folder.join(&config.frozen))?;
@@ -64,13 +66,13 @@ pub fn retrain(config: &Path) -> anyhow::Result<Hash> {
     for party in &config.parties {
         let table = Table::read(&folder.join(&party.data))?;
         let rows: Vec<usize> = (0..table.rows()).collect();
-        datasets.insert(party.name.clone(), Dataset::new(&table, &spec.schema, &rows)?);
+        datasets.insert(party.name.clone(), Dataset::new(&table, schema, &rows)?);
     }
     let sets: Vec<FrozenSet> = frozen
         .into_iter()
         .map(|set| FrozenSet { round: set.round, attempt: set.attempt, members: set.members })
         .collect();
-    Ok(replay(&config.workload, &config.code, &sets, &datasets)?.hash())
+    Ok(replay(&config.workload, &config.code, &config.job, &sets, &datasets)?.hash())
 }
 
 /// The line that `quorate plain` prints.

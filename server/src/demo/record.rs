@@ -126,6 +126,6 @@ fn phases(cost: &RoundReport, train: f64, encrypt_upload: f64) -> PhaseMillis {
 pub(super) fn train_spec(manifest: &Manifest) -> anyhow::Result<&TrainSpec> {
     match &manifest.workload {
         Workload::Train(spec) => Ok(spec),
-        Workload::Sum { .. } => bail!("the job trains no model"),
+        _ => bail!("the job trains no model"),
     }
 }

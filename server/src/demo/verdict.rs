@@ -78,6 +78,7 @@ impl<'a> Verdict<'a> {
             data: Path::new(&bank.name).join("data.csv"),
         });
         let config = PlainConfig {
+            job: manifest.hash(),
             workload: manifest.workload.clone(),
             code: manifest.code,
             frozen: PathBuf::from("frozen.json"),

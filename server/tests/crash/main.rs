@@ -159,6 +159,7 @@ impl Crash {
             model,
             rounds: ROUNDS,
             local: quorate_protocols::workload::LocalSpec { epochs: 1, ..spec.local },
+            steps: None,
             max_rows: 1 << 15,
             seed: number,
         };
@@ -212,7 +213,7 @@ impl Crash {
             self.prepared.banks.iter().map(|bank| (bank.name.clone(), bank.rows.clone())).collect();
         ensure!(sets.len() == opened.len(), "{} sets, {} sums", sets.len(), opened.len());
         let (workload, code) = (&manifest.workload, &manifest.code);
-        let mut state = ModelState::initial(workload, code);
+        let mut state = ModelState::of_job(manifest);
         for (set, opened) in sets.iter().zip(opened) {
             ensure!(set.members.len() >= 3, "round {} is below the floor", set.round);
             let sum = plain_sum(workload, code, &state, set, &datasets)?;

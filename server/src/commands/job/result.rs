@@ -10,12 +10,13 @@ use quorate_client::engine::{bulk_info, read_sum};
 use quorate_client::store::Blobs;
 use quorate_crypto::merkle::Hash;
 use quorate_protocols::job::{JobPackage, Manifest};
-use quorate_protocols::model::{TABLE_BITS, mean_loss, model_after};
+use quorate_protocols::model::{ModelState, Progress, TABLE_BITS, mean_loss, model_after};
 use quorate_protocols::payload::OpenedSum;
 use quorate_protocols::policy::Mechanism;
+use quorate_protocols::policy::noise::round_scale;
 use quorate_protocols::round::messages::ResultRecord;
 use quorate_protocols::wire::Verified;
-use quorate_protocols::workload::Workload;
+use quorate_protocols::workload::{Purpose, Workload};
 use serde_json::{Value, json};
 
 use crate::commands::client::Client;
@@ -61,17 +62,29 @@ pub(super) async fn result(
                 "members": record.members, "rows": sum.rows, "sum": sum.body,
             })
         }
-        Workload::Train(_) => {
+        workload => {
             let round = round.unwrap_or(last);
-            let moments = fetch(client, &blobs, &manifest, &chain, 0).await?;
             let sum = fetch(client, &blobs, &manifest, &chain, round).await?;
-            model(job, &manifest, round, &record(&chain, round)?.members.len(), &moments, &sum)?
+            let state = if workload.needs_every_sum() {
+                let mut state = ModelState::of_job(&manifest);
+                for earlier in 0..round {
+                    let sum = fetch(client, &blobs, &manifest, &chain, earlier).await?;
+                    state = state.advance(workload, earlier, &sum)?;
+                }
+                state.advance(workload, round, &sum)?
+            } else {
+                let moments = fetch(client, &blobs, &manifest, &chain, 0).await?;
+                let hash = manifest.hash();
+                model_after(workload, &manifest.code, &hash, round, &moments, &sum)?
+            };
+            model(job, &manifest, round, &record(&chain, round)?.members.len(), &state, &sum)?
         }
     };
     drop(scratch);
-    let members = record(&chain, round.unwrap_or(last))?.members.len();
-    if let (Some(sigma), Some(fields)) = (sigma_total(&manifest, members), printed.as_object_mut())
-    {
+    let round = round.unwrap_or(last);
+    let members = record(&chain, round)?.members.len();
+    let sigma = sigma_total(&manifest, round, members);
+    if let (Some(sigma), Some(fields)) = (sigma, printed.as_object_mut()) {
         fields.insert("sigma_total".to_owned(), sigma.into());
     }
     if json {
@@ -82,17 +95,22 @@ pub(super) async fn result(
     Ok(())
 }
 
-/// Standard deviation of the noise in a sum of `members` parties, in units of the values: each adds
-/// one part of h, and no more than h parts were promised to hide anything.
-fn sigma_total(manifest: &Manifest, members: usize) -> Option<f64> {
+/// Standard deviation of the noise in each value of a sum of `members` parties, in units of the
+/// values: h parts are what its privacy rests on, and every member added one.
+fn sigma_total(manifest: &Manifest, round: u32, members: usize) -> Option<f64> {
     let noise = manifest.privacy.noise()?;
-    let scale = match noise.mechanism {
-        Mechanism::Gaussian => noise.multiplier,
-        // Of a Laplace variable of this scale.
-        Mechanism::Laplace => noise.multiplier * std::f64::consts::SQRT_2,
+    let parts = manifest.noise_divisor().max(1);
+    let scale = match &manifest.workload {
+        // Steps are scaled to whole numbers before they are summed.
+        Workload::Train(_) => noise.multiplier * noise.clip,
+        workload => round_scale(workload, noise, round, parts),
     };
-    let parts = members as f64 / f64::from(manifest.noise_divisor().max(1));
-    Some(scale * noise.clip * parts.sqrt())
+    let sigma = match noise.mechanism {
+        Mechanism::Gaussian => scale,
+        // Of a Laplace variable of this scale.
+        Mechanism::Laplace => scale * std::f64::consts::SQRT_2,
+    };
+    Some(sigma * (members as f64 / f64::from(parts)).sqrt())
 }
 
 fn uuid() -> anyhow::Result<String> {
@@ -153,12 +171,24 @@ fn model(
     manifest: &Manifest,
     round: u32,
     members: &usize,
-    moments: &OpenedSum,
+    state: &ModelState,
     sum: &OpenedSum,
 ) -> anyhow::Result<Value> {
-    let state = model_after(&manifest.workload, &manifest.code, round, moments, sum)?;
+    if let Progress::Tree(tree) = &state.progress {
+        return Ok(json!({
+            "job": job.job, "round": round, "members": members,
+            "model_hash": state.hash().to_string(), "tree": tree,
+        }));
+    }
+    if matches!(manifest.workload, Workload::Bayes(_)) {
+        return Ok(json!({
+            "job": job.job, "round": round, "members": members,
+            "model_hash": state.hash().to_string(), "counts": state.params,
+        }));
+    }
     let params: Vec<f64> = state.params.iter().map(|code| manifest.code.decode(*code)).collect();
-    let loss = if round == 0 { None } else { mean_loss(sum, &manifest.code) };
+    let averaged = manifest.workload.purpose(round) == Some(Purpose::Train);
+    let loss = if averaged { mean_loss(sum, &manifest.code) } else { None };
     // In units of each column's scale: u = (x - offset) / 2^scale_log2.
     let scale = 2f64.powi(-TABLE_BITS.cast_signed());
     let moments = state.moments.as_ref().map(|table| {

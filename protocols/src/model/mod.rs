@@ -1,7 +1,8 @@
 //! The model between rounds: every party, authority and auditor computes it from opened sums.
 //!
-//! All of it is integer arithmetic. A state follows from the workload, the opened moments and the
-//! last opened weights alone, so a party that joins late asks for those two sums.
+//! All of it is integer arithmetic. The state of an averaged model follows from the workload, the
+//! opened moments and the last opened weights alone, so a party that joins late asks for those two
+//! sums; other workloads say by [`Workload::needs_every_sum`] that each one is needed, in order.
 
 use quorate_crypto::fixed::{CodecError, FixedPoint, round_half_even_div};
 use quorate_crypto::merkle::{Hash, hash_parts};
@@ -9,8 +10,15 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::job::Manifest;
 use crate::payload::{MOMENT_BITS, OpenedSum};
-use crate::workload::{ModelSpec, Purpose, TrainSpec, Workload};
+use crate::workload::{Purpose, TrainSpec, Workload};
+
+mod steps;
+mod tree;
+
+pub use steps::{Steps, rotation_seed};
+pub use tree::{Node, Tree};
 
 /// Fractional bits of means and standard deviations in a [`MomentTable`].
 pub const TABLE_BITS: u32 = 38;
@@ -38,8 +46,23 @@ pub struct MomentTable {
 pub struct ModelState {
     /// Opened in round 0.
     pub moments: Option<MomentTable>,
-    /// Parameters in fixed point, laid out as [`ModelSpec`] says; empty for plain sums.
+    /// Parameters in fixed point, laid out as [`ModelSpec`](crate::workload::ModelSpec) says; the
+    /// counts of naive Bayes; empty for plain sums and trees.
     pub params: Vec<i64>,
+    /// What some workloads know beside.
+    pub progress: Progress,
+}
+
+/// What a state knows beside its parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// Nothing.
+    #[default]
+    None,
+    /// Of steps along sums of clipped vectors.
+    Steps(Steps),
+    /// A tree.
+    Tree(Tree),
 }
 
 /// Why an opened sum does not lead to a next state.
@@ -57,6 +80,9 @@ pub enum ModelError {
         /// Values given.
         got: u64,
     },
+    /// The state follows from all sums, not from the one given.
+    #[error("this model follows from every opened sum")]
+    EverySum,
     /// No rows stand behind the sum, or it is none of real numbers.
     #[error("opened sum is not that of any rows")]
     NotASum,
@@ -118,14 +144,37 @@ fn narrow(value: i128) -> Result<i64, ModelError> {
 }
 
 impl ModelState {
-    /// The state before round 0: zeros, and for a hidden layer uniform weights from the seed.
+    /// The state before round 0 of job `job`: zeros, and for a hidden layer uniform weights from
+    /// the seed.
     #[must_use]
-    pub fn initial(workload: &Workload, code: &FixedPoint) -> Self {
-        let params = match workload {
-            Workload::Sum { .. } => Vec::new(),
-            Workload::Train(spec) => initial_params(spec, code),
-        };
-        Self { moments: None, params }
+    pub fn initial(workload: &Workload, code: &FixedPoint, job: &Hash) -> Self {
+        let (mut params, mut progress) = (Vec::new(), Progress::None);
+        match workload {
+            Workload::Sum { .. } | Workload::Bayes(_) => {}
+            Workload::Train(spec) => {
+                params = initial_params(spec, code);
+                if spec.steps.is_some() {
+                    progress = Progress::Steps(Steps::new(*job, code, params.len()));
+                }
+            }
+            Workload::Tree(spec) => progress = Progress::Tree(Tree::new(spec)),
+        }
+        Self { moments: None, params, progress }
+    }
+
+    /// The state before round 0 of the job of `manifest`.
+    #[must_use]
+    pub fn of_job(manifest: &Manifest) -> Self {
+        Self::initial(&manifest.workload, &manifest.code, &manifest.hash())
+    }
+
+    /// The seed of the rotation of round `round`, in jobs that have one.
+    #[must_use]
+    pub fn rotation_seed(&self, round: u32) -> Option<[u8; 32]> {
+        match &self.progress {
+            Progress::Steps(steps) => Some(rotation_seed(&steps.job, round, &self.hash())),
+            _ => None,
+        }
     }
 
     /// The state after round `round`, whose opened sum is `sum`.
@@ -147,7 +196,7 @@ impl ModelState {
             Purpose::Sum => Ok(self.clone()),
             Purpose::Moments => {
                 let moments = MomentTable::from_sum(sum)?;
-                Ok(Self { moments: Some(moments), params: self.params.clone() })
+                Ok(Self { moments: Some(moments), ..self.clone() })
             }
             Purpose::Train => {
                 if self.moments.is_none() {
@@ -162,15 +211,33 @@ impl ModelState {
                     .skip(1)
                     .map(|word| divide(i128::from(*word), i128::from(sum.rows)).and_then(narrow))
                     .collect::<Result<_, _>>()?;
-                Ok(Self { moments: self.moments.clone(), params })
+                Ok(Self { params, ..self.clone() })
             }
+            Purpose::Steps => {
+                let Workload::Train(spec) = workload else { return Err(ModelError::Round(round)) };
+                let parts = (&self.progress, &spec.steps, self.rotation_seed(round));
+                let (Progress::Steps(before), Some(steps), Some(seed)) = parts else {
+                    return Err(ModelError::Round(round));
+                };
+                let (after, params) = before.step((spec, steps), &self.params, seed, &sum.body)?;
+                Ok(Self { params, progress: Progress::Steps(after), moments: None })
+            }
+            Purpose::Counts => match (workload, &self.progress) {
+                (Workload::Tree(spec), Progress::Tree(tree)) if tree.level == round => {
+                    let tree = tree.grow(spec, &sum.body)?;
+                    Ok(Self { progress: Progress::Tree(tree), ..self.clone() })
+                }
+                (Workload::Bayes(_), _) => Ok(Self { params: sum.body.clone(), ..self.clone() }),
+                _ => Err(ModelError::Round(round)),
+            },
         }
     }
 
-    /// The name of this state: domain, moments and parameters.
+    /// The name of this state: domain, moments, parameters and progress.
     ///
     /// The round is left out on purpose: a training run that stands still repeats this hash, and
-    /// the rule that no model hash is opened twice then stops the second sum over equal updates.
+    /// the rule that no model hash is opened twice then stops the second sum over equal updates. A
+    /// tree counts its levels, since each opens other counts.
     #[must_use]
     pub fn hash(&self) -> Hash {
         let mut moments = Vec::new();
@@ -182,26 +249,48 @@ impl ModelState {
             }
         }
         let params: Vec<u8> = self.params.iter().flat_map(|value| value.to_le_bytes()).collect();
-        hash_parts("quorate/model/1", &[&moments, &params])
+        match &self.progress {
+            Progress::None => hash_parts("quorate/model/1", &[&moments, &params]),
+            more => hash_parts("quorate/model/2", &[&moments, &params, &crate::wire::encode(more)]),
+        }
     }
 }
 
 /// The state after round `round`, from nothing but the opened moments and the sum of that round.
 ///
 /// # Errors
+/// [`ModelError::EverySum`] when the workload [needs every sum](Workload::needs_every_sum), otherwise
 /// [`ModelError`] when a sum is not one of its round.
 pub fn model_after(
     workload: &Workload,
     code: &FixedPoint,
+    job: &Hash,
     round: u32,
     moments: &OpenedSum,
     last: &OpenedSum,
 ) -> Result<ModelState, ModelError> {
-    let initial = ModelState::initial(workload, code);
-    match workload.purpose(round).ok_or(ModelError::Round(round))? {
-        Purpose::Sum | Purpose::Moments => initial.advance(workload, round, last),
-        Purpose::Train => initial.advance(workload, 0, moments)?.advance(workload, round, last),
+    if workload.needs_every_sum() {
+        return Err(ModelError::EverySum);
     }
+    let initial = ModelState::initial(workload, code, job);
+    match workload.purpose(round).ok_or(ModelError::Round(round))? {
+        Purpose::Train => initial.advance(workload, 0, moments)?.advance(workload, round, last),
+        _ => initial.advance(workload, round, last),
+    }
+}
+
+/// The state after the rounds whose opened sums are given, from round 0 on.
+///
+/// # Errors
+/// [`ModelError`] when a sum is not one of its round.
+pub fn model_after_all<'a>(
+    workload: &Workload,
+    code: &FixedPoint,
+    job: &Hash,
+    sums: impl IntoIterator<Item = &'a OpenedSum>,
+) -> Result<ModelState, ModelError> {
+    let initial = ModelState::initial(workload, code, job);
+    (0..).zip(sums).try_fold(initial, |state, (round, sum)| state.advance(workload, round, sum))
 }
 
 /// Mean loss before the local training behind an opened sum of weights.
@@ -215,16 +304,16 @@ pub fn mean_loss(sum: &OpenedSum, code: &FixedPoint) -> Option<f64> {
 /// Initial parameters: biases 0, weights of a hidden layer uniform in +-sqrt(6 / (in + out)).
 fn initial_params(spec: &TrainSpec, code: &FixedPoint) -> Vec<i64> {
     let total = usize::try_from(spec.params()).unwrap_or(0);
-    let ModelSpec::Mlp { hidden, .. } = spec.model else {
+    let layers = spec.layers();
+    if layers.len() < 2 {
         return vec![0; total];
-    };
+    }
     let mut seed = [0; 32];
     let (head, _) = seed.split_at_mut(8);
     head.copy_from_slice(&spec.seed.to_le_bytes());
     let mut rng = ChaCha20Rng::from_seed(seed);
     let mut params = Vec::with_capacity(total);
-    let hidden = u64::from(hidden);
-    for (inputs, outputs) in [(spec.schema.features(), hidden), (hidden, spec.outputs())] {
+    for (inputs, outputs) in layers {
         let bound = glorot(inputs.saturating_add(outputs), code);
         for _ in 0..outputs {
             // Multiply and shift: the bias below 2^-20 of an interval does not matter here.
@@ -248,9 +337,10 @@ fn glorot(fans: u64, code: &FixedPoint) -> i64 {
 mod tests {
     use super::*;
     use crate::payload::PayloadKind;
-    use crate::workload::{Column, ColumnKind, LocalSpec, Schema, WorkloadError};
+    use crate::workload::{Column, ColumnKind, LocalSpec, ModelSpec, Schema, WorkloadError};
 
     const CODE: FixedPoint = FixedPoint { frac_bits: 24, clip: 64.0 };
+    const JOB: Hash = Hash([7; 32]);
 
     fn workload(model: ModelSpec) -> Workload {
         let numeric = ColumnKind::Numeric { offset: 0.0, scale_log2: 0 };
@@ -267,6 +357,7 @@ mod tests {
             model,
             rounds: 3,
             local: LocalSpec { epochs: 1, batch: 0, learning_rate: 1.0, prox_mu: 0.0 },
+            steps: None,
             max_rows: 1000,
             seed: 9,
         })
@@ -362,12 +453,12 @@ mod tests {
             OpenedSum { rows: 2, body: vec![9, 1, 3, 5, -1, -3] },
             OpenedSum { rows: 4, body: vec![9, 6, 2, 10, -6, -2] },
         ];
-        let mut state = ModelState::initial(&job, &CODE);
+        let mut state = ModelState::initial(&job, &CODE, &JOB);
         let mut hashes = vec![state.hash()];
         for (round, sum) in (0..).zip(&sums) {
             state = state.advance(&job, round, sum).unwrap();
             hashes.push(state.hash());
-            assert_eq!(model_after(&job, &CODE, round, &sums[0], sum).unwrap(), state);
+            assert_eq!(model_after(&job, &CODE, &JOB, round, &sums[0], sum).unwrap(), state);
         }
         // 6/4, 2/4, 10/4, -6/4, -2/4 with ties to even.
         assert_eq!(state.params, [2, 0, 2, -2, 0]);
@@ -379,7 +470,7 @@ mod tests {
     #[test]
     fn sums_of_another_round_are_refused() {
         let job = logistic();
-        let initial = ModelState::initial(&job, &CODE);
+        let initial = ModelState::initial(&job, &CODE, &JOB);
         let weights = OpenedSum { rows: 2, body: vec![0; 6] };
         assert_eq!(initial.advance(&job, 1, &weights), Err(ModelError::Round(1)));
         assert_eq!(initial.advance(&job, 4, &weights), Err(ModelError::Round(4)));
@@ -393,13 +484,13 @@ mod tests {
     #[test]
     fn hidden_layers_start_seeded_and_bounded() {
         let job = workload(ModelSpec::Mlp { hidden: 3, l2: 0.0 });
-        let state = ModelState::initial(&job, &CODE);
+        let state = ModelState::initial(&job, &CODE, &JOB);
         assert_eq!(state.params.len(), 3 * 5 + 4);
         let bound = glorot(4 + 3, &CODE);
         assert!(state.params.iter().all(|value| value.abs() <= glorot(4, &CODE)));
         assert!(state.params[..15].iter().all(|value| value.abs() <= bound));
         assert_eq!((state.params[4], state.params[18]), (0, 0));
         assert!(state.params.iter().filter(|value| **value != 0).count() == 15);
-        assert_eq!(state, ModelState::initial(&job, &CODE));
+        assert_eq!(state, ModelState::initial(&job, &CODE, &JOB));
     }
 }
