@@ -69,7 +69,7 @@ fn holders_default_to_the_floor_and_t_to_a_majority_over_c() {
 fn a_wrong_setting_is_refused_by_name() {
     type Spoil = fn(&mut serde_json::Value);
     let cases: [(Spoil, &str); 12] = [
-        (|s| s["privacy"] = serde_json::json!({"epsilon": 1}), "clip"),
+        (|s| s["privacy"] = serde_json::json!({"epsilon": 1, "data_set": "d"}), "clip is missing"),
         (
             |s| s["privacy"] = serde_json::json!({"epsilon": 0, "clip": 1, "data_set": "d"}),
             "epsilon",
