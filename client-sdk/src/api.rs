@@ -43,12 +43,12 @@ use quorate_protocols::round::aggregator::{Outcome, Status};
 use quorate_protocols::round::messages::{KeyTranscript, ResultRecord, RoundOpen, ShareAsk};
 use quorate_protocols::wire::{Name, Signed, encode};
 use quorate_protocols::workload::{
-    BayesSpec, LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, TreeSpec, Workload,
+    LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, Workload,
 };
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use tables::{BudgetQuery, PrivacyTable, ThresholdTable};
+pub use tables::{BayesTable, BudgetQuery, PrivacyTable, ThresholdTable, TreeTable};
 
 /// Longest JSON body read, in bytes.
 pub const MAX_JSON_BYTES: usize = 4 << 20;
@@ -439,8 +439,7 @@ pub struct RoundReport {
     pub ms: PhaseMillis,
 }
 
-/// A job as its author writes it, in TOML or JSON: exactly one of `sum`, `train`,
-/// `tree` and `bayes`.
+/// A job as its author writes it, in TOML or JSON: exactly one of `sum`, `train`, `tree` and `bayes`.
 ///
 /// ```toml
 /// title = "monthly totals"
@@ -507,10 +506,10 @@ pub struct JobSpec {
     pub train: Option<TrainTable>,
     /// A decision tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tree: Option<TreeSpec>,
+    pub tree: Option<TreeTable>,
     /// Naive Bayes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bayes: Option<BayesSpec>,
+    pub bayes: Option<BayesTable>,
 }
 
 /// Table `[sum]` of a [`JobSpec`].
@@ -632,8 +631,8 @@ impl JobSpec {
                     seed: train.seed,
                 });
             }
-            Workload::Tree(tree) => spec.tree = Some(tree),
-            Workload::Bayes(bayes) => spec.bayes = Some(bayes),
+            Workload::Tree(tree) => spec.tree = Some(tree.into()),
+            Workload::Bayes(bayes) => spec.bayes = Some(bayes.into()),
         }
         spec
     }
@@ -676,13 +675,13 @@ impl JobSpec {
         salt: [u8; 16],
     ) -> Result<Manifest, Refusal> {
         let bad = |why: String| Refusal::new(Code::BadManifest, why);
-        let workload = match (self.sum, self.train, self.tree, self.bayes) {
-            (Some(table), None, None, None) => {
-                Workload::Sum { dim: table.dim, rounds: table.rounds, max_abs: table.max_abs }
-            }
-            (None, None, Some(spec), None) => Workload::Tree(spec),
-            (None, None, None, Some(spec)) => Workload::Bayes(spec),
-            (None, Some(table), None, None) => Workload::Train(TrainSpec {
+        let sum = self.sum.map(|table| Workload::Sum {
+            dim: table.dim,
+            rounds: table.rounds,
+            max_abs: table.max_abs,
+        });
+        let train = self.train.map(|table| {
+            Workload::Train(TrainSpec {
                 schema: table.schema,
                 model: table.model,
                 rounds: table.rounds,
@@ -690,11 +689,13 @@ impl JobSpec {
                 steps: table.steps,
                 max_rows: table.max_rows,
                 seed: table.seed,
-            }),
-            _ => {
-                let why = "a job has exactly one of [sum], [train], [tree] and [bayes]";
-                return Err(bad(why.to_owned()));
-            }
+            })
+        });
+        let (tree, bayes) = (self.tree.map(Workload::from), self.bayes.map(Workload::from));
+        let mut workloads = [sum, train, tree, bayes].into_iter().flatten();
+        let (Some(workload), None) = (workloads.next(), workloads.next()) else {
+            let why = "a job has exactly one of [sum], [train], [tree] and [bayes]";
+            return Err(bad(why.to_owned()));
         };
         let served = || schemes::all().iter().filter(|scheme| scheme.info().served);
         let scheme =
@@ -742,7 +743,7 @@ impl JobSpec {
             (_, None) => (quorate_protocols::hybrid_alpha::PROTOCOL_ID, None),
         };
         let privacy = match self.privacy {
-            Some(table) => Privacy::Noise(table.into_noise(workload.rounds())?),
+            Some(table) => Privacy::Noise(table.into_noise(&workload)?),
             None => Privacy::None,
         };
         let manifest = Manifest {

@@ -18,7 +18,7 @@ fn noised() -> JobSpec {
         noise_multiplier: Some(20.0),
         epsilon: 5.0,
         delta: 1e-6,
-        clip: 10.0,
+        clip: Some(10.0),
         data_set: name("rows"),
     };
     JobSpec { privacy: Some(privacy), ..spec(3, 3, 4, 2) }
@@ -31,7 +31,7 @@ fn limit() -> f64 {
         unit: table.unit,
         mechanism: table.mechanism,
         multiplier: table.noise_multiplier.unwrap(),
-        clip: table.clip,
+        clip: table.clip.unwrap(),
         epsilon: table.epsilon,
         delta: table.delta,
         data_set: table.data_set,

@@ -1,10 +1,11 @@
-//! The tables `[privacy]` and `[threshold]` of a job.
+//! The tables `[privacy]`, `[threshold]`, `[tree]` and `[bayes]` of a job.
 
 use quorate_crypto::threshold::MAX_HOLDERS;
 use quorate_protocols::job::ThresholdSpec;
 use quorate_protocols::policy::{Mechanism, NoiseSpec, Unit};
 use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::wire::Name;
+use quorate_protocols::workload::{BayesSpec, Schema, TableSpec, TreeSpec, Workload};
 use serde::{Deserialize, Serialize};
 
 /// Table `[privacy]` of a [`JobSpec`](super::JobSpec): differential privacy of all sums of the job.
@@ -35,8 +36,10 @@ pub struct PrivacyTable {
     /// delta of that epsilon.
     #[serde(default = "delta")]
     pub delta: f64,
-    /// Norm to which the contribution of one unit is clipped, in units of the values.
-    pub clip: f64,
+    /// Norm to which the contribution of one unit is clipped, in units of the values. Required for
+    /// sums; clipped steps have their own, and counts, whose sensitivity is fixed, use none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
     /// Name under which authorities and holders keep account.
     pub data_set: Name,
 }
@@ -68,17 +71,26 @@ const fn delta() -> f64 {
 }
 
 impl PrivacyTable {
-    /// The manifest's table, of a job of `rounds` rounds.
+    /// The manifest's table, of a job with this workload.
     ///
     /// # Errors
     /// [`Code::BadManifest`] with the setting that is wrong.
-    pub(super) fn into_noise(self, rounds: u32) -> Result<NoiseSpec, Refusal> {
+    pub(super) fn into_noise(self, workload: &Workload) -> Result<NoiseSpec, Refusal> {
         let bad = |why: String| Refusal::new(Code::BadManifest, format!("[privacy]: {why}"));
+        let rounds = workload.rounds();
+        let fixed = match workload {
+            Workload::Sum { .. } => None,
+            Workload::Train(spec) => spec.steps.map(|steps| steps.clip),
+            Workload::Tree(_) | Workload::Bayes(_) => Some(1.0),
+        };
+        let clip = self.clip.or(fixed).ok_or_else(|| {
+            bad("clip is missing: the norm to which one unit's contribution is clipped".to_owned())
+        })?;
         let mut noise = NoiseSpec {
             unit: self.unit,
             mechanism: self.mechanism,
             multiplier: self.noise_multiplier.unwrap_or(1.0),
-            clip: self.clip,
+            clip,
             epsilon: self.epsilon,
             delta: self.delta,
             data_set: self.data_set,
@@ -138,4 +150,99 @@ pub struct BudgetQuery {
     /// delta of the figures asked for.
     #[serde(default = "delta")]
     pub delta: f64,
+}
+
+/// Table `[tree]` of a [`JobSpec`](super::JobSpec): an ID3 decision tree grown from counts, one round
+/// for each level of splits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeTable {
+    /// The columns every party must have.
+    pub schema: Schema,
+    /// Levels of splits; at most the number of columns.
+    pub depth: u32,
+    /// Equal bins of a numeric column's declared range.
+    #[serde(default = "bins")]
+    pub bins: u32,
+    /// Bound on the rows of one party.
+    #[serde(default = "super::defaults::max_rows")]
+    pub max_rows: u64,
+    /// Most nodes of one level: those with most rows are kept.
+    #[serde(default = "max_frontier")]
+    pub max_frontier: u32,
+    /// A node with fewer rows, as far as the counts tell, is a leaf.
+    #[serde(default = "min_rows")]
+    pub min_rows: u32,
+    /// Counts up to this are read as 0 when splits are compared.
+    #[serde(default)]
+    pub ignored: u32,
+}
+
+/// Table `[bayes]` of a [`JobSpec`](super::JobSpec): naive Bayes, which is one sum of counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BayesTable {
+    /// The columns every party must have.
+    pub schema: Schema,
+    /// Equal bins of a numeric column's declared range.
+    #[serde(default = "bins")]
+    pub bins: u32,
+    /// Bound on the rows of one party.
+    #[serde(default = "super::defaults::max_rows")]
+    pub max_rows: u64,
+    /// Rows added to every cell before its logarithm is taken.
+    #[serde(default = "smoothing")]
+    pub smoothing: u32,
+}
+
+const fn bins() -> u32 {
+    8
+}
+
+const fn max_frontier() -> u32 {
+    256
+}
+
+const fn min_rows() -> u32 {
+    2
+}
+
+const fn smoothing() -> u32 {
+    1
+}
+
+impl From<TreeTable> for Workload {
+    fn from(table: TreeTable) -> Self {
+        Self::Tree(TreeSpec {
+            table: TableSpec { schema: table.schema, bins: table.bins, max_rows: table.max_rows },
+            depth: table.depth,
+            max_frontier: table.max_frontier,
+            min_rows: table.min_rows,
+            ignored: table.ignored,
+        })
+    }
+}
+
+impl From<BayesTable> for Workload {
+    fn from(table: BayesTable) -> Self {
+        Self::Bayes(BayesSpec {
+            table: TableSpec { schema: table.schema, bins: table.bins, max_rows: table.max_rows },
+            smoothing: table.smoothing,
+        })
+    }
+}
+
+impl From<TreeSpec> for TreeTable {
+    fn from(spec: TreeSpec) -> Self {
+        let TreeSpec { table, depth, max_frontier, min_rows, ignored } = spec;
+        let TableSpec { schema, bins, max_rows } = table;
+        Self { schema, depth, bins, max_rows, max_frontier, min_rows, ignored }
+    }
+}
+
+impl From<BayesSpec> for BayesTable {
+    fn from(spec: BayesSpec) -> Self {
+        let TableSpec { schema, bins, max_rows } = spec.table;
+        Self { schema, bins, max_rows, smoothing: spec.smoothing }
+    }
 }

@@ -1,5 +1,5 @@
 use quorate_protocols::policy::{Mechanism, NoiseSpec, Unit};
-use quorate_protocols::workload::{Column, ColumnKind};
+use quorate_protocols::workload::{BayesSpec, Column, ColumnKind, TreeSpec};
 
 use super::*;
 
@@ -70,7 +70,7 @@ fn holders_default_to_the_floor_and_t_to_a_majority_over_c() {
 fn a_wrong_setting_is_refused_by_name() {
     type Spoil = fn(&mut serde_json::Value);
     let cases: [(Spoil, &str); 12] = [
-        (|s| s["privacy"] = serde_json::json!({"epsilon": 1}), "clip"),
+        (|s| s["privacy"] = serde_json::json!({"epsilon": 1, "data_set": "d"}), "clip is missing"),
         (
             |s| s["privacy"] = serde_json::json!({"epsilon": 0, "clip": 1, "data_set": "d"}),
             "epsilon",
@@ -116,7 +116,7 @@ fn every_workload_has_a_table() {
         assert_eq!(manifest.value_bits(0).unwrap(), manifest.shape(0).unwrap().bits);
     }
     let mut two = spec();
-    two["tree"] = serde_json::to_value(TreeSpec::default_for(schema)).unwrap();
+    two["tree"] = serde_json::to_value(TreeTable::from(TreeSpec::default_for(schema))).unwrap();
     assert!(manifest(&two).unwrap_err().detail.contains("exactly one"));
 }
 

@@ -13,6 +13,7 @@ use quorate_protocols::job::{JobPackage, Manifest};
 use quorate_protocols::model::{ModelState, Progress, TABLE_BITS, mean_loss, model_after};
 use quorate_protocols::payload::OpenedSum;
 use quorate_protocols::policy::Mechanism;
+use quorate_protocols::policy::noise::round_scale;
 use quorate_protocols::round::messages::ResultRecord;
 use quorate_protocols::wire::Verified;
 use quorate_protocols::workload::{Purpose, Workload};
@@ -80,9 +81,10 @@ pub(super) async fn result(
         }
     };
     drop(scratch);
-    let members = record(&chain, round.unwrap_or(last))?.members.len();
-    if let (Some(sigma), Some(fields)) = (sigma_total(&manifest, members), printed.as_object_mut())
-    {
+    let round = round.unwrap_or(last);
+    let members = record(&chain, round)?.members.len();
+    let sigma = sigma_total(&manifest, round, members);
+    if let (Some(sigma), Some(fields)) = (sigma, printed.as_object_mut()) {
         fields.insert("sigma_total".to_owned(), sigma.into());
     }
     if json {
@@ -93,17 +95,22 @@ pub(super) async fn result(
     Ok(())
 }
 
-/// Standard deviation of the noise in a sum of `members` parties, in units of the values: each adds
-/// one part of h, and no more than h parts were promised to hide anything.
-fn sigma_total(manifest: &Manifest, members: usize) -> Option<f64> {
+/// Standard deviation of the noise in each value of a sum of `members` parties, in units of the
+/// values: h parts are what its privacy rests on, and every member added one.
+fn sigma_total(manifest: &Manifest, round: u32, members: usize) -> Option<f64> {
     let noise = manifest.privacy.noise()?;
-    let scale = match noise.mechanism {
-        Mechanism::Gaussian => noise.multiplier,
-        // Of a Laplace variable of this scale.
-        Mechanism::Laplace => noise.multiplier * std::f64::consts::SQRT_2,
+    let parts = manifest.noise_divisor().max(1);
+    let scale = match &manifest.workload {
+        // Steps are scaled to whole numbers before they are summed.
+        Workload::Train(_) => noise.multiplier * noise.clip,
+        workload => round_scale(workload, noise, round, parts),
     };
-    let parts = members as f64 / f64::from(manifest.noise_divisor().max(1));
-    Some(scale * noise.clip * parts.sqrt())
+    let sigma = match noise.mechanism {
+        Mechanism::Gaussian => scale,
+        // Of a Laplace variable of this scale.
+        Mechanism::Laplace => scale * std::f64::consts::SQRT_2,
+    };
+    Some(sigma * (members as f64 / f64::from(parts)).sqrt())
 }
 
 fn uuid() -> anyhow::Result<String> {
