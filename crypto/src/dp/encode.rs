@@ -13,14 +13,18 @@
 use chacha20::ChaCha20;
 use cipher::{KeyIvInit, StreamCipher};
 
-use super::DpError;
+use super::{DiscreteGaussian, DpError, Ratio};
 
-/// Standard deviations between a coordinate of the sum and the edge of the ring: at 9, fewer than one
-/// vector in 2^40 of 2^17 coordinates wraps anywhere.
+/// Standard deviations between a coordinate of the sum and the edge of the ring: at 9, the chance that
+/// any of 2^17 normal coordinates wraps is below 2^-44.
 pub const WRAP_DEVIATIONS: f64 = 9.0;
 
-/// Bits of the scaled clipped sum of one party that the rounding of `f64` leaves exact.
+/// Bits of the norm of a party's scaled vector, so that `f64` keeps its codes exact to a small part of
+/// the step.
 const MAX_CODE_BITS: i32 = 48;
+
+/// Bits of the deviation of one party's noise, so that its variance fits the sampler.
+const MAX_SIGMA_BITS: i32 = 27;
 
 /// Dimension, scale and noise of one sum of encoded vectors.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,8 +50,9 @@ impl SumOfCodes {
     /// deviations inside the ring: 2^b >= 2 k sqrt((n C s)^2 / D + n (1/4 + sigma_loc^2)), for n parties,
     /// party norm C and local noise sigma_loc.
     ///
-    /// The shift also leaves a party's codes exact in `f64`, and the clip at least as large as the
-    /// rounding (s c >= sqrt D).
+    /// The shift also leaves a party's codes exact in `f64` (s C <= 2^48), the local noise within reach
+    /// of the sampler (sigma_loc <= 2^27), and the clip at least as large as the rounding
+    /// (s c >= sqrt D). So a ring wider than about 40 bits gains nothing.
     ///
     /// # Errors
     /// [`DpError::OutOfRange`] for norms and noise that are not finite and above zero, and for no
@@ -71,7 +76,8 @@ impl SumOfCodes {
                 self.local_sigma(shift),
             );
             let exact = scale * self.party_norm <= libm::scalbn(1.0, MAX_CODE_BITS);
-            exact && room >= 2.0 * WRAP_DEVIATIONS * spread
+            let drawable = self.local_sigma(shift) <= libm::scalbn(1.0, MAX_SIGMA_BITS);
+            exact && drawable && room >= 2.0 * WRAP_DEVIATIONS * spread
         };
         // Below the lowest shift the rounding would weigh more than the clip.
         let lowest = -libm::floor(libm::log2(self.clip));
@@ -103,6 +109,26 @@ impl SumOfCodes {
         self.sigma * self.scaled_sensitivity(shift) / libm::sqrt(f64::from(self.shares))
     }
 
+    /// One party's noise: the variance is that of [`local_sigma`](Self::local_sigma), rounded up to a
+    /// fraction of up to 32 bits.
+    ///
+    /// # Errors
+    /// [`DpError::OutOfRange`], [`DpError::NotPositive`] or [`DpError::TooPrecise`] where the shift is not
+    /// one of [`largest_shift`](Self::largest_shift) or below.
+    pub fn local_noise(&self, shift: i32) -> Result<DiscreteGaussian, DpError> {
+        let sigma = self.local_sigma(shift);
+        let variance = sigma * sigma;
+        // The value of a variance below 2^55 with this many bits of fraction stays below 2^56.
+        let bits = libm::floor(55.0 - libm::log2(variance)).clamp(0.0, 32.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "within 0..=32; zero for NaN, which the ratio refuses"
+        )]
+        let bits = bits as u32;
+        DiscreteGaussian::new(Ratio::above(variance, bits)?)
+    }
+
     /// rho of one release with the local noise `local_sigma` (as drawn, so after any rounding up), by
     /// [`ddg_rho`].
     #[must_use]
@@ -112,7 +138,7 @@ impl SumOfCodes {
 }
 
 /// sqrt((n C s)^2 / D + n (1/4 + sigma_loc^2)): the spread of a coordinate of the sum, `norm` = C s.
-fn wrap_spread(parties: u32, norm: f64, padded: f64, local_sigma: f64) -> f64 {
+pub(super) fn wrap_spread(parties: u32, norm: f64, padded: f64, local_sigma: f64) -> f64 {
     let parties = f64::from(parties);
     let signal = parties * norm;
     libm::sqrt(signal * signal / padded + parties * (0.25 + local_sigma * local_sigma))
@@ -212,7 +238,7 @@ impl Rotation {
     pub fn encode(&self, x: &[f64], shift: i32) -> Vec<i64> {
         /// From here on, a real has no fraction left to round.
         const MAX_CODE: f64 = 9_007_199_254_740_992.0;
-        if !self.holds(x.len(), self.dim) {
+        if !self.holds(x.len()) {
             return Vec::new();
         }
         let mut rotated = Vec::with_capacity(self.padded());
@@ -262,8 +288,8 @@ impl Rotation {
         scaled_sensitivity(self.dim, shift, clip)
     }
 
-    fn holds(&self, len: usize, dim: u64) -> bool {
-        u64::try_from(len).is_ok_and(|len| len == dim) && self.padded() < usize::MAX
+    fn holds(&self, len: usize) -> bool {
+        u64::try_from(len).is_ok_and(|len| len == self.dim) && self.padded() < usize::MAX
     }
 
     /// Calls `negate` on the values whose bit is set in the ChaCha20 keystream of the seed.

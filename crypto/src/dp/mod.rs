@@ -34,3 +34,14 @@ pub enum DpError {
     #[error("a ring of {0} bits cannot hold the sum and its noise")]
     RingTooSmall(u32),
 }
+
+#[cfg(test)]
+mod statistics;
+#[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "small numbers of tests, and the ring's own wrapping"
+)]
+mod tests;

@@ -11,6 +11,7 @@ macro_rules! say {
 mod cards;
 mod client;
 mod demo;
+mod dp;
 mod facts;
 mod job;
 mod key;
@@ -59,6 +60,8 @@ enum Command {
     Key(key::KeyArgs),
     /// Print what each protocol and scheme promises.
     Cards(cards::CardsArgs),
+    /// Print what noise costs in privacy, or how much of it a budget needs.
+    Dp(dp::DpArgs),
     /// Print the log of facts of a service.
     Facts(facts::FactsArgs),
 }
@@ -99,6 +102,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Bench { what: BenchCommand::Sum(args) } => crate::bench::run(&args),
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
+        Command::Dp(args) => dp::run(&args),
         Command::Facts(args) => facts::run(args).await,
     }
 }
