@@ -954,6 +954,11 @@ impl World {
         let enough = headers.len() >= floor;
         let less = headers.get(1..).unwrap_or_default();
         let bound = matches!(state, "Sharing" | "Answered" | "Taken");
+        // A late submission is no member: without the first of all, the set may be the honest one.
+        let names: Vec<_> = less.iter().map(|one| one.peek().unwrap().party).collect();
+        if self.audit.shared_set(open.fields.round) == Some(names) {
+            return None;
+        }
         match lie {
             "ask for a second set" if bound && less.len() >= floor => {
                 let second = freeze(&lab.aggregator, opened(&|_| {}), less);
