@@ -268,9 +268,10 @@ fn a_holder_that_breaks_the_key_is_named_and_the_key_is_made_without_it() {
             // A dealer's scheme: its holders post nothing that could be wrong.
             continue;
         };
+        let shown = keying.transcript();
         for number in waits {
             let holder = number as usize - 1;
-            let mut post = stage.show_key(holder, &keying.transcript()).unwrap().unwrap();
+            let mut post = stage.show_key(holder, &shown).unwrap().unwrap();
             if number == 1 {
                 let mut said = post.peek().unwrap();
                 said.post.bytes.truncate(5);

@@ -199,8 +199,13 @@ pub enum Item {
         /// Authorities done.
         done: usize,
     },
-    /// A party is gone for good, once the threshold key is made.
-    Lose(usize),
+    /// A holder is gone for good, once its share of the threshold key is in this state.
+    Lose {
+        /// Party.
+        party: usize,
+        /// State, as [`World::holder_state`] names it.
+        state: &'static str,
+    },
     /// The operator cancels the job.
     Cancel,
     /// The liar acts.
@@ -396,7 +401,9 @@ impl World {
                 let when = draw(&mut self.rng, 100, 2500);
                 spare -= 1;
                 self.away.insert(party);
-                self.at(when, Item::Lose(party));
+                let state = usize::try_from(draw(&mut self.rng, 0, 3)).unwrap();
+                let state = ["Keyed", "Sharing", "Answered", "Taken"][state];
+                self.at(when, Item::Lose { party, state });
             }
         }
         for a in 0..self.lab.authorities.len() {
@@ -620,12 +627,12 @@ impl World {
             }
             Item::Kill(node) => self.kill(node),
             Item::Rotate { party, done } => self.rotate(party, done),
-            Item::Lose(party) => {
-                if self.aggregator_job().is_some_and(|job| job.job_key().is_some()) {
+            Item::Lose { party, state } => {
+                if self.holder_state(party) == Some(state) {
                     self.strike(Node::Party(party), "gone for good");
                     self.kill(Node::Party(party));
-                } else {
-                    self.at(50, Item::Lose(party));
+                } else if self.now_ms < self.calm_ms {
+                    self.at(8, Item::Lose { party, state });
                 }
             }
             Item::Cancel => {
