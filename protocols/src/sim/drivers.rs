@@ -19,7 +19,7 @@ use crate::round::authority::{self, AuthorityJob, AuthorityWork};
 use crate::round::authority::{ComputeKey, KeyMember};
 use crate::round::keying::PostWork;
 use crate::round::messages::{KeyTranscript, Message, Partial, SubmitHeader};
-use crate::round::party::{self, PartyJob};
+use crate::round::party::{self, PartyJob, PartyWork};
 use crate::wire::{Name, Signed, decode, encode};
 
 /// The three moments at which a driver dies.
@@ -71,7 +71,8 @@ impl World {
         let process = self.processes.get_mut(&node).unwrap();
         if process.up && !core::mem::replace(&mut process.working, true) {
             let life = process.life;
-            let takes = draw(&mut self.rng, 1, 60);
+            let key = matches!(work, Work::Party(PartyWork::Post(_) | PartyWork::Share { .. }));
+            let takes = draw(&mut self.rng, 1, if key { 150 } else { 60 });
             self.at(takes, Item::Work { node, life, work });
         }
     }

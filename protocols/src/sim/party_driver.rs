@@ -313,7 +313,8 @@ impl World {
     /// A holder's post to the threshold key.
     fn holder_post(&mut self, party: usize, work: &PostWork) {
         let node = Node::Party(party);
-        if self.party_job(party).is_none_or(|job| job.me() != self.entry(party)) {
+        let holders = work.transcript.call.peek().unwrap().holders;
+        if holders.get(work.number as usize - 1) != Some(self.entry(party)) {
             // Rotated meanwhile: these keys are no participant's.
             return;
         }

@@ -337,7 +337,10 @@ impl World {
             processes: BTreeMap::new(),
             rotations: BTreeMap::new(),
             lies,
-            trouble: [0, 10, 40, 90][usize::try_from(draw(&mut rng, 0, 3)).unwrap()],
+            trouble: match keyed {
+                None => [0, 10, 40, 90],
+                Some(_) => [0, 40, 90, 130],
+            }[usize::try_from(draw(&mut rng, 0, 3)).unwrap()],
             sums: BTreeMap::new(),
             kept: None,
             short: None,
