@@ -176,6 +176,13 @@ impl Audit {
         }
     }
 
+    /// The set that holders answered for in a round, once one did.
+    #[must_use]
+    pub fn shared_set(&self, round: u32) -> Option<Vec<Name>> {
+        let (_, work) = self.shares.iter().find(|((_, of), _)| *of == round)?;
+        Some(work.members.iter().map(|member| member.party.clone()).collect())
+    }
+
     /// A holder sends its partial decryption: one per label, always the same bytes.
     pub fn share_sent(&mut self, holder: &Name, label: Label, bytes: &[u8]) {
         let place = (holder.clone(), label);

@@ -18,8 +18,8 @@ use crate::round::aggregator::{self, AggregatorJob, Opened};
 use crate::round::authority::{self, AuthorityJob, AuthorityWork};
 use crate::round::authority::{ComputeKey, KeyMember};
 use crate::round::keying::PostWork;
-use crate::round::messages::{Message, Partial, SubmitHeader};
-use crate::round::party::{self, PartyJob};
+use crate::round::messages::{KeyTranscript, Message, Partial, SubmitHeader};
+use crate::round::party::{self, PartyJob, PartyWork};
 use crate::wire::{Name, Signed, decode, encode};
 
 /// The three moments at which a driver dies.
@@ -48,6 +48,15 @@ pub fn load_aggregator(bytes: &[u8]) -> (AggregatorJob, ModelState) {
     decode(bytes).unwrap()
 }
 
+/// Whether the open step of a key waits for this holder.
+fn waits_for(shown: &KeyTranscript, name: &Name) -> bool {
+    let posts: Vec<Name> = shown.posts.iter().map(|post| post.peek().unwrap().from).collect();
+    let count = |name: &Name| posts.iter().filter(|from| *from == name).count();
+    let holders = shown.call.peek().unwrap().holders;
+    let least = holders.iter().map(|holder| count(&holder.party)).min();
+    holders.iter().any(|holder| holder.party == *name) && least == Some(count(name))
+}
+
 impl World {
     pub(super) fn crash_point(&mut self) -> Option<usize> {
         self.trouble().then(|| usize::try_from(draw(&mut self.rng, 0, 2)).unwrap())
@@ -62,7 +71,8 @@ impl World {
         let process = self.processes.get_mut(&node).unwrap();
         if process.up && !core::mem::replace(&mut process.working, true) {
             let life = process.life;
-            let takes = draw(&mut self.rng, 1, 60);
+            let key = matches!(work, Work::Party(PartyWork::Post(_) | PartyWork::Share { .. }));
+            let takes = draw(&mut self.rng, 1, if key { 150 } else { 60 });
             self.at(takes, Item::Work { node, life, work });
         }
     }
@@ -432,7 +442,10 @@ impl World {
         let name = &self.lab.parties[party].entry.party;
         let joined = job.status().joined.contains(name);
         let package = encode(&package);
-        let key = job.key_transcript().filter(|_| !keyed).map(|key| encode(&key));
+        let key = job
+            .key_transcript()
+            .filter(|shown| !keyed && (job.job_key().is_some() || waits_for(shown, name)))
+            .map(|key| encode(&key));
         let ask = job.share_ask().filter(|_| job.wants_share(name)).map(|ask| encode(&ask));
         self.send(Packet::News { party, package, open, results, joined, key, ask });
     }

@@ -635,9 +635,14 @@ impl World {
         let m = self.lab.authorities.len() as u64;
         let holders = self.lab.manifest.is_threshold() && draw(&mut self.rng, 0, 1) == 0;
         if holders {
-            let party = usize::try_from(draw(&mut self.rng, 0, n - 1)).unwrap();
-            let lie = usize::try_from(draw(&mut self.rng, 0, TO_HOLDER.len() as u64 - 1));
-            self.lie_to_holder(party, TO_HOLDER[lie.unwrap()], &open);
+            // Those that are just answering first: it takes them only a moment.
+            let busy =
+                |party: &usize| matches!(self.holder_state(*party), Some("Sharing" | "Answered"));
+            let party = (0..self.lab.parties.len()).find(busy);
+            let any = usize::try_from(draw(&mut self.rng, 0, n - 1)).unwrap();
+            // The last two are told before round 0.
+            let lie = usize::try_from(draw(&mut self.rng, 0, TO_HOLDER.len() as u64 - 3));
+            self.lie_to_holder(party.unwrap_or(any), TO_HOLDER[lie.unwrap()], &open);
         } else if draw(&mut self.rng, 0, 1) == 0 {
             let a = usize::try_from(draw(&mut self.rng, 0, m - 1)).unwrap();
             let lie = usize::try_from(draw(&mut self.rng, 0, TO_AUTHORITY.len() as u64 - 1));
@@ -954,6 +959,11 @@ impl World {
         let enough = headers.len() >= floor;
         let less = headers.get(1..).unwrap_or_default();
         let bound = matches!(state, "Sharing" | "Answered" | "Taken");
+        // A late submission is no member: without the first of all, the set may be the honest one.
+        let names: Vec<_> = less.iter().map(|one| one.peek().unwrap().party).collect();
+        if self.audit.shared_set(open.fields.round) == Some(names) {
+            return None;
+        }
         match lie {
             "ask for a second set" if bound && less.len() >= floor => {
                 let second = freeze(&lab.aggregator, opened(&|_| {}), less);

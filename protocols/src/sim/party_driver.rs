@@ -313,6 +313,11 @@ impl World {
     /// A holder's post to the threshold key.
     fn holder_post(&mut self, party: usize, work: &PostWork) {
         let node = Node::Party(party);
+        let holders = work.transcript.call.peek().unwrap().holders;
+        if holders.get(work.number as usize - 1) != Some(self.entry(party)) {
+            // Rotated meanwhile: these keys are no participant's.
+            return;
+        }
         let call = work.transcript.call.hash();
         let seed = self.fresh_seed();
         let secret = self.processes[&node].disk.secret(call, work.step);

@@ -13,6 +13,7 @@ use crate::checks::Check;
 use crate::job::{JobPackage, Minima, ThresholdSpec, roster_root};
 use crate::machine::{Output, Peer};
 use crate::payload::{OpenedSum, PayloadKind};
+use crate::policy::Ledger;
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::aggregator::{self, AggregatorJob};
 use crate::round::authority::AuthorityJob;
@@ -472,16 +473,26 @@ pub fn past_the_budget() -> Result<(), String> {
         if parties_keep_account {
             second.party_ledgers = parties;
         }
-        // A retry of the one round that is left costs nothing more.
+        let rounds = |stage: &Stage| -> Vec<u64> {
+            let spent = |ledger: &Ledger| ledger.spent(name("customers"), 1e-6).rounds;
+            stage.authority_ledgers.iter().map(spent).collect()
+        };
+        // The one round that is left is charged at the promise and given back at the tombstone.
         let open = second.sign(second.opening(0, 0, &ALL));
         let members = second.submit_all(&ALL, &open).map_err(text)?;
         let freeze = second.freeze(&open, &members);
         second.promise(0, &freeze, &y(&open, &members)).map_err(text)?;
+        if rounds(&second) != [3, 2] {
+            return Err(format!("{:?} rounds charged at a promise", rounds(&second)));
+        }
         let mut retry = second.opening(0, 1, &ALL);
         retry.tombstones = vec![
             second.tombstone(0, 0, 0).map_err(text)?,
             second.tombstone(1, 0, 0).map_err(text)?,
         ];
+        if rounds(&second) != [2, 2] {
+            return Err(format!("{:?} rounds charged after a tombstone", rounds(&second)));
+        }
         let retry = second.sign(retry);
         let members = second.submit_all(&ALL, &retry).map_err(text)?;
         second.open_set(&retry, &members).map_err(text)?;

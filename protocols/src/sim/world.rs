@@ -199,8 +199,13 @@ pub enum Item {
         /// Authorities done.
         done: usize,
     },
-    /// A party is gone for good, once the threshold key is made.
-    Lose(usize),
+    /// A holder is gone for good, once its share of the threshold key is in this state.
+    Lose {
+        /// Party.
+        party: usize,
+        /// State, as [`World::holder_state`] names it.
+        state: &'static str,
+    },
     /// The operator cancels the job.
     Cancel,
     /// The liar acts.
@@ -292,8 +297,9 @@ impl World {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let mut rng = stream(seed, "schedule", &[]);
-        let keyed = if seed % 3 == 2 { threshold_scheme() } else { None };
-        let parties = draw(&mut rng, 3, if keyed.is_some() { 6 } else { 8 });
+        // One thread of two runs them all: the scheme keeps the tables of its last key.
+        let keyed = if seed % 4 == 1 { threshold_scheme() } else { None };
+        let parties = draw(&mut rng, 3, if keyed.is_some() { 5 } else { 8 });
         let colluders = draw(&mut rng, 0, 1).min(parties - 3);
         let quorum = draw(&mut rng, 2, parties - 1);
         let number = |drawn: u64| u32::try_from(drawn).unwrap();
@@ -315,7 +321,7 @@ impl World {
             size.threshold =
                 Some(ThresholdSpec { holders: number(holders), threshold: number(threshold) });
         }
-        if size.kind == Kind::Sum && draw(&mut rng, 0, 1) == 0 {
+        if size.kind == Kind::Sum && draw(&mut rng, 0, 2) == 0 {
             size.budget = Some(size.rounds);
         }
         let lab = Lab::new(seed, &size);
@@ -330,7 +336,10 @@ impl World {
             processes: BTreeMap::new(),
             rotations: BTreeMap::new(),
             lies,
-            trouble: [0, 10, 40, 90][usize::try_from(draw(&mut rng, 0, 3)).unwrap()],
+            trouble: match keyed {
+                None => [0, 10, 40, 90],
+                Some(_) => [0, 40, 90, 130],
+            }[usize::try_from(draw(&mut rng, 0, 3)).unwrap()],
             sums: BTreeMap::new(),
             kept: None,
             short: None,
@@ -394,7 +403,9 @@ impl World {
                 let when = draw(&mut self.rng, 100, 2500);
                 spare -= 1;
                 self.away.insert(party);
-                self.at(when, Item::Lose(party));
+                let state = usize::try_from(draw(&mut self.rng, 0, 3)).unwrap();
+                let state = ["Keyed", "Sharing", "Answered", "Taken"][state];
+                self.at(when, Item::Lose { party, state });
             }
         }
         for a in 0..self.lab.authorities.len() {
@@ -618,12 +629,12 @@ impl World {
             }
             Item::Kill(node) => self.kill(node),
             Item::Rotate { party, done } => self.rotate(party, done),
-            Item::Lose(party) => {
-                if self.aggregator_job().is_some_and(|job| job.job_key().is_some()) {
+            Item::Lose { party, state } => {
+                if self.holder_state(party) == Some(state) {
                     self.strike(Node::Party(party), "gone for good");
                     self.kill(Node::Party(party));
-                } else {
-                    self.at(50, Item::Lose(party));
+                } else if self.now_ms < self.calm_ms {
+                    self.at(8, Item::Lose { party, state });
                 }
             }
             Item::Cancel => {

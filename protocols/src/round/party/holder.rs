@@ -122,7 +122,6 @@ impl PartyJob {
             return Ok(Vec::new());
         }
         let keying = Keying::read(&self.manifest, transcript)?;
-        keying.check(&self.manifest)?;
         let scheme = self.manifest.threshold_scheme()?;
         let Some((step, waits)) = keying.waits_for(scheme) else {
             let key = keying.complete(&self.manifest)?;
@@ -130,6 +129,7 @@ impl PartyJob {
             self.key = Some(key);
             return Ok(vec![Output::Log(fact)]);
         };
+        keying.check(&self.manifest)?;
         let me = keying.holders().contains(&self.me);
         let Some(number) = keying.number(&self.manifest, &self.me.party).filter(|_| me) else {
             return Ok(Vec::new());
