@@ -451,6 +451,13 @@ pub fn check_domains(scheme: &dyn SumScheme) {
 mod tests {
     use super::*;
     use crate::schemes;
+    use crate::sum::Family;
+
+    /// The schemes of the family that these checks know to drive.
+    fn functional() -> impl Iterator<Item = &'static dyn SumScheme> {
+        let known = |scheme: &&dyn SumScheme| scheme.info().family == Family::FunctionalEncryption;
+        schemes::all().iter().copied().filter(known)
+    }
 
     const RINGS: [Ring; 2] = [Ring::Z32, Ring::Z64];
     const SUITES: [PadSuite; 2] = [PadSuite::Aes256Ctr, PadSuite::ChaCha20];
@@ -462,15 +469,15 @@ mod tests {
 
     #[test]
     fn sums_are_exact() {
-        for scheme in schemes::all() {
-            let dims: &[u64] = if costly(*scheme) { &[1, 7] } else { &[1, 2047, 2048, 2049] };
+        for scheme in functional() {
+            let dims: &[u64] = if costly(scheme) { &[1, 7] } else { &[1, 2047, 2048, 2049] };
             for ring in RINGS {
                 for suite in SUITES {
                     for (parties, authorities) in [(2, 4), (10, 2), (64, 1)] {
                         for &dim in dims {
                             let shape =
                                 SumShape { ring, dim, parties, authorities, bits: ring.bits() };
-                            check_exact(*scheme, shape, suite, (dim / 3).max(1));
+                            check_exact(scheme, shape, suite, (dim / 3).max(1));
                         }
                     }
                 }
@@ -480,22 +487,22 @@ mod tests {
 
     #[test]
     fn sums_are_exact_at_length() {
-        for scheme in schemes::all() {
-            let dim = if costly(*scheme) { 100 } else { 100_000 };
+        for scheme in functional() {
+            let dim = if costly(scheme) { 100 } else { 100_000 };
             for (ring, suite) in RINGS.into_iter().zip(SUITES) {
                 let shape = SumShape { ring, dim, parties: 3, authorities: 3, bits: ring.bits() };
-                check_exact(*scheme, shape, suite, dim / 7);
+                check_exact(scheme, shape, suite, dim / 7);
             }
         }
     }
 
     #[test]
     fn nothing_opens_without_every_key() {
-        for scheme in schemes::all() {
+        for scheme in functional() {
             for (ring, suite) in RINGS.into_iter().zip(SUITES) {
                 for (parties, authorities) in [(2, 1), (4, 3)] {
                     let shape = SumShape { ring, dim: 9, parties, authorities, bits: ring.bits() };
-                    check_sealed(*scheme, shape, suite);
+                    check_sealed(scheme, shape, suite);
                 }
             }
         }
@@ -503,25 +510,25 @@ mod tests {
 
     #[test]
     fn hostile_arguments_are_errors() {
-        for scheme in schemes::all() {
+        for scheme in functional() {
             for (ring, suite) in RINGS.into_iter().zip(SUITES) {
-                check_refusals(*scheme, ring, suite);
+                check_refusals(scheme, ring, suite);
             }
         }
     }
 
     #[test]
     fn hostile_bytes_open_nothing() {
-        for scheme in schemes::all() {
+        for scheme in functional() {
             for ring in RINGS {
-                (0..20).for_each(|seed| check_hostile_bytes(*scheme, ring, seed));
+                (0..20).for_each(|seed| check_hostile_bytes(scheme, ring, seed));
             }
         }
     }
 
     #[test]
     fn domains_are_separate() {
-        schemes::all().iter().for_each(|scheme| check_domains(*scheme));
+        functional().for_each(check_domains);
     }
 
     #[test]

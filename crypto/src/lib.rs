@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod baseline;
+pub mod dlog;
 pub mod dp;
 pub mod fe;
 pub mod fixed;

@@ -1,10 +1,12 @@
 //! The registry: a line per scheme, ids never reused.
 
 use crate::sum::SumScheme;
-use crate::threshold::ThresholdScheme;
+use crate::threshold::elgamal::ElGamal;
+use crate::threshold::{ThresholdScheme, ThresholdSum};
 
 /// Every scheme this build knows, laboratory ones only with their feature.
-static SCHEMES: &[&dyn SumScheme] = &[&crate::fe::pad::Pad, &crate::fe::ddh::DdhMcfe];
+static SCHEMES: &[&dyn SumScheme] =
+    &[&crate::fe::pad::Pad, &crate::fe::ddh::DdhMcfe, &ThresholdSum(ElGamal)];
 
 /// All registered schemes.
 #[must_use]
@@ -26,7 +28,7 @@ pub fn by_name(name: &str) -> Option<&'static dyn SumScheme> {
 
 /// Threshold schemes by their own trait; each is also in [`all`], as a
 /// [`ThresholdSum`](crate::threshold::ThresholdSum).
-static THRESHOLD: &[&dyn ThresholdScheme] = &[];
+static THRESHOLD: &[&dyn ThresholdScheme] = &[&ElGamal];
 
 /// The threshold schemes.
 #[must_use]

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use quorate_crypto::baseline::{GroupOp, KeystreamAdd};
-use quorate_crypto::fe::{ddh, dlog};
+use quorate_crypto::dlog;
+use quorate_crypto::fe::ddh;
 use quorate_crypto::fixed::{from_ring, to_ring};
 use quorate_crypto::keys::SharedKey;
 use quorate_crypto::merkle::hash_parts;

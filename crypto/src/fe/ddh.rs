@@ -31,11 +31,11 @@ use curve25519_dalek::traits::{Identity, MultiscalarMul, VartimeMultiscalarMul};
 use sha2::{Digest, Sha512};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-use super::dlog::{self, MAX_STEPS};
 use super::{
     KEY, STEPS, SUBMIT, check_absorbed, check_keys, check_len, check_members, check_shape, count,
     derive,
 };
+use crate::dlog::{self, MAX_STEPS};
 use crate::secret::Secret;
 use crate::sum::{
     Contributor, EncodedLen, Family, KeyedNonce, Label, Opener, Ring, SchemeError, SchemeInfo,

@@ -27,7 +27,7 @@ use rand_core::CryptoRng;
 use zeroize::Zeroize;
 
 use super::STEPS;
-use super::dlog;
+use crate::dlog;
 use crate::secret::Secret;
 use crate::sum::{Family, SchemeInfo};
 

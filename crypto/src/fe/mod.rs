@@ -11,7 +11,6 @@ use crate::secret::Secret;
 use crate::sum::{KeyedNonce, Role, SchemeError, Step, SumContext, SumShape};
 
 pub mod ddh;
-pub mod dlog;
 pub mod keystream;
 #[cfg(any(test, feature = "lab-mife-ref"))]
 pub mod mife;

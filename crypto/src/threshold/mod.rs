@@ -15,6 +15,7 @@
 //! ciphertext is refused. Every partial decryption carries a proof that names a liar. All replies are
 //! checked before a share touches their sum.
 
+pub mod elgamal;
 mod sum;
 
 use std::sync::Arc;
@@ -99,7 +100,8 @@ pub trait ThresholdScheme: Send + Sync {
 
     /// Steps in which the key is made. In each, every participant of the step's role
     /// ([`Role::Authority`](crate::sum::Role) or [`Role::Decryptor`](crate::sum::Role)) posts once,
-    /// having seen all posts of the steps before.
+    /// having seen all posts of the steps before. The last step is the authority's: with its post the
+    /// key is complete, and protocols rely on that.
     fn key_steps(&self) -> &'static [Step];
 
     /// This participant's post in `step` and the secret it keeps for its next step.
