@@ -138,10 +138,9 @@ impl<'a> Board<'a> {
                 return Err(fault(post.from, "a second post in one step"));
             }
         }
-        if let Some((last, from)) = board.posts.last_key_value().map(|(place, _)| *place)
-            && board.missing(last).is_some()
-        {
-            return Err(fault(from, "a post before its step was open"));
+        let early = board.posts.keys().find(|(step, _)| board.missing(*step).is_some());
+        if let Some((_, from)) = early {
+            return Err(fault(*from, "a post before its step was open"));
         }
         Ok(board)
     }

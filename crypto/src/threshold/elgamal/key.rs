@@ -214,10 +214,9 @@ fn split_reply<'a>(
 }
 
 /// A partial decryption's number, points and proof.
-fn split_partial<'a>(
-    shape: &SumShape,
-    partial: &'a [u8],
-) -> Result<(u32, &'a [[u8; POINT_BYTES]], &'a [u8; PROOF_BYTES]), SchemeError> {
+type Partial<'a> = (u32, &'a [[u8; POINT_BYTES]], &'a [u8; PROOF_BYTES]);
+
+fn split_partial<'a>(shape: &SumShape, partial: &'a [u8]) -> Result<Partial<'a>, SchemeError> {
     let expected = ElGamal.partial_bytes(shape);
     check_len(partial.len(), expected)?;
     let parse = || {
@@ -431,7 +430,7 @@ impl ThresholdKey for ElGamalKey {
         *first = number.to_le_bytes();
         let (places, proof) = rest.as_chunks_mut::<POINT_BYTES>().0.split_at_mut(sum.points.len());
         for (points, places) in sum.points.chunks(BATCH).zip(places.chunks_mut(BATCH)) {
-            let halves: Vec<_> = points.iter().map(|[first, _]| &*half * first).collect();
+            let halves: Vec<_> = points.iter().map(|[first, _]| *half * first).collect();
             let encoded = RistrettoPoint::double_and_compress_batch(&halves);
             places.iter_mut().zip(encoded).for_each(|(to, point)| *to = point.to_bytes());
         }

@@ -72,8 +72,8 @@ pub const MAX_DIM: u64 = 100_000;
 pub const MAX_PARTIES: u32 = 1024;
 /// Most bits of a value.
 pub const MAX_BITS: u32 = 32;
-/// Most giant steps that opening a whole sum may take.
-pub const MAX_STEPS: u64 = 1 << 29;
+/// Most giant steps that opening a whole sum may take: minutes, if every coordinate is an extreme.
+pub const MAX_STEPS: u64 = 1 << 28;
 
 /// The greatest magnitude of a sum of `members` values.
 pub(crate) fn bound(shape: &SumShape, members: u32) -> i64 {

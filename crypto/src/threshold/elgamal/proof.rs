@@ -182,7 +182,7 @@ pub(super) fn prove_equal(
         .with_point(base)
         .with_point(&image)
         .with_point(&RistrettoPoint::mul_base(&nonce))
-        .with_point(&(&*nonce * base))
+        .with_point(&(*nonce * base))
         .challenge();
     (image, proof_bytes(&challenge, &(*nonce + challenge * secret)))
 }
