@@ -537,7 +537,7 @@ mod tests {
             let info = scheme.info();
             assert_eq!(schemes::by_id(info.id).unwrap().info(), info);
             assert_eq!(schemes::by_name(info.name).unwrap().info(), info);
-            assert!(info.served && info.id < 0x7f00, "laboratory ids start at 0x7f00");
+            assert_eq!(info.served, info.id < 0x7f00, "laboratory ids start at 0x7f00");
             for other in &schemes::all()[..i] {
                 assert!(other.info().id != info.id && other.info().name != info.name);
             }

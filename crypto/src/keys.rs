@@ -4,6 +4,10 @@ use core::fmt;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use hkdf::Hkdf;
+use hpke::aead::ChaCha20Poly1305 as SealAead;
+use hpke::kdf::HkdfSha256 as SealKdf;
+use hpke::kem::X25519HkdfSha256;
+use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -41,6 +45,33 @@ impl ExchangeKey {
     pub fn is_small_order(&self) -> bool {
         // Clamping makes any scalar a multiple of the cofactor, so one scalar decides for all.
         !StaticSecret::from([1; 32]).diffie_hellman(&PublicKey::from(self.0)).was_contributory()
+    }
+}
+
+/// What [`ExchangeKey::seal`] adds: the encapsulated key and the tag.
+pub const SEALED_OVERHEAD: usize = 48;
+
+impl ExchangeKey {
+    /// Seals `plain` so that only this key's owner reads it: HPKE in base mode (RFC 9180) with
+    /// X25519, HKDF-SHA256 and ChaCha20-Poly1305; the encapsulated key, then the ciphertext.
+    ///
+    /// `None` when this key is of small order.
+    ///
+    /// # Security
+    /// Anybody can seal: who sent it must be known from elsewhere. `rng` must give fresh randomness.
+    #[must_use]
+    pub fn seal<R: CryptoRng>(&self, info: &[u8], plain: &[u8], rng: &mut R) -> Option<Vec<u8>> {
+        let to = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&self.0).ok()?;
+        let sealed = hpke::single_shot_seal_with_rng::<SealAead, SealKdf, X25519HkdfSha256>(
+            &OpModeS::Base,
+            &to,
+            info,
+            plain,
+            &[],
+            rng,
+        );
+        let (key, ciphertext) = sealed.ok()?;
+        Some([key.to_bytes().as_slice(), &ciphertext].concat())
     }
 }
 
@@ -146,6 +177,26 @@ impl Identity {
             .expand(&digest(domain, message), seed.expose_mut())
             .unwrap_or_else(|_| unreachable!("a legal HKDF length"));
         seed
+    }
+
+    /// Opens what was sealed to this identity's exchange key with the same `info`; `None` when it
+    /// was not.
+    #[must_use]
+    pub fn open_sealed(&self, info: &[u8], sealed: &[u8]) -> Option<Secret<Vec<u8>>> {
+        let (key, ciphertext) = sealed.split_at_checked(32)?;
+        let key = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(key).ok()?;
+        let secret = Zeroizing::new(self.exchange.to_bytes());
+        let own = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(secret.as_slice()).ok()?;
+        hpke::single_shot_open::<SealAead, SealKdf, X25519HkdfSha256>(
+            &OpModeR::Base,
+            &own,
+            &key,
+            info,
+            ciphertext,
+            &[],
+        )
+        .ok()
+        .map(Secret::new)
     }
 
     /// Derives the key shared with `peer`.
@@ -276,6 +327,24 @@ mod tests {
             let key = party.shared_key(&ExchangeKey(point), &binding);
             assert_eq!(key.err(), Some(ZeroSharedSecret));
         }
+    }
+
+    #[test]
+    fn sealed_bytes_open_for_their_owner_only() {
+        let [owner, other] = identities();
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        let sealed = owner.exchange_key().seal(b"info", b"secret", &mut rng).unwrap();
+        assert_eq!(sealed.len(), b"secret".len() + SEALED_OVERHEAD);
+        assert_eq!(owner.open_sealed(b"info", &sealed).unwrap().expose(), b"secret");
+        assert!(owner.open_sealed(b"inf", &sealed).is_none());
+        assert!(other.open_sealed(b"info", &sealed).is_none());
+        for at in 0..sealed.len() {
+            let mut altered = sealed.clone();
+            altered[at] ^= 1;
+            assert!(owner.open_sealed(b"info", &altered).is_none(), "{at}");
+            assert!(owner.open_sealed(b"info", &sealed[..at]).is_none(), "{at}");
+        }
+        assert!(ExchangeKey([0; 32]).seal(b"info", b"secret", &mut rng).is_none());
     }
 
     #[test]

@@ -2,11 +2,20 @@
 
 use crate::sum::SumScheme;
 use crate::threshold::elgamal::ElGamal;
+use crate::threshold::paillier::PAILLIER;
+#[cfg(any(test, feature = "testkit"))]
+use crate::threshold::paillier::PAILLIER_512_INSECURE;
 use crate::threshold::{ThresholdScheme, ThresholdSum};
 
 /// Every scheme this build knows, laboratory ones only with their feature.
-static SCHEMES: &[&dyn SumScheme] =
-    &[&crate::fe::pad::Pad, &crate::fe::ddh::DdhMcfe, &ThresholdSum(ElGamal)];
+static SCHEMES: &[&dyn SumScheme] = &[
+    &crate::fe::pad::Pad,
+    &crate::fe::ddh::DdhMcfe,
+    &ThresholdSum(ElGamal),
+    &ThresholdSum(PAILLIER),
+    #[cfg(any(test, feature = "testkit"))]
+    &ThresholdSum(PAILLIER_512_INSECURE),
+];
 
 /// All registered schemes.
 #[must_use]
@@ -28,7 +37,12 @@ pub fn by_name(name: &str) -> Option<&'static dyn SumScheme> {
 
 /// Threshold schemes by their own trait; each is also in [`all`], as a
 /// [`ThresholdSum`](crate::threshold::ThresholdSum).
-static THRESHOLD: &[&dyn ThresholdScheme] = &[&ElGamal];
+static THRESHOLD: &[&dyn ThresholdScheme] = &[
+    &ElGamal,
+    &PAILLIER,
+    #[cfg(any(test, feature = "testkit"))]
+    &PAILLIER_512_INSECURE,
+];
 
 /// The threshold schemes.
 #[must_use]

@@ -15,7 +15,10 @@
 //! ciphertext is refused. Every partial decryption carries a proof that names a liar. All replies are
 //! checked before a share touches their sum.
 
+#[cfg(any(test, feature = "testkit"))]
+pub mod conformance;
 pub mod elgamal;
+pub mod paillier;
 mod sum;
 
 use std::sync::Arc;
