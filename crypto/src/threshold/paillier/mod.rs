@@ -21,8 +21,10 @@
 //! Fewer than T holders together with the authority, or all holders without it, learn nothing.
 //! Not secure against quantum computers.
 //!
-//! The silent exponentiation of the library serves every secret exponent that an outsider can make
-//! us use again; operands have one size each, their top bits set. See [`number`] for what is wiped.
+//! Every exponentiation with a secret exponent that is used again is the library's silent one or
+//! reads a whole table; operands have one size each, their top bits set. Products and remainders of
+//! secrets, and the dealer's search for primes, are not promised to be constant time. Secret integers
+//! are overwritten when dropped; what the library itself moves or frees meanwhile is not.
 
 mod baseline;
 mod dealer;

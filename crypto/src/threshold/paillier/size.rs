@@ -5,7 +5,7 @@ use crate::sum::{SchemeError, SumShape};
 
 /// Bits of every challenge and batching exponent.
 pub(super) const CHALLENGE_BITS: u32 = 128;
-/// Statistical distance of a masked secret from uniform is 2^-128.
+/// Bits by which a mask is longer than what it hides: 2^-127 is the most that an answer can tell.
 const SLACK_BITS: u32 = 128;
 /// Bits of the most ciphertexts of one reply.
 const COUNT_BITS: u32 = 13;

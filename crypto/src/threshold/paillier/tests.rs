@@ -78,8 +78,8 @@ fn shapes_and_the_sum_scheme_conform() {
 }
 
 #[test]
-fn the_full_size_sums_fifty_parties_at_their_extremes() {
-    let fixture = full(3, 2, 1);
+fn every_quorum_opens_fifty_parties_at_their_extremes_in_full_size() {
+    let fixture = full(5, 3, 1);
     let shape = shape(6, 50, 64);
     // Both extremes in every party: sums of 50 times the least and the most 64-bit number.
     let plains: Vec<Vec<i64>> =
@@ -90,29 +90,48 @@ fn the_full_size_sums_fifty_parties_at_their_extremes() {
         let mut reply = vec![0; PAILLIER.reply_bytes(&shape).unwrap()];
         let binding = checks::binding(party);
         key.encrypt(&shape, &binding, values, &Secret::new([9; 32]), &mut reply).unwrap();
-        // One in ten, for time; each is checked by the conformance of the small size.
-        if party % 10 == 0 {
-            key.verify_reply(&shape, &binding, &reply).unwrap();
-        }
+        key.verify_reply(&shape, &binding, &reply).unwrap();
         sum.add(&reply).unwrap();
     }
-    let partials: Vec<Vec<u8>> = [0, 1, 3]
-        .into_iter()
-        .map(|number| {
-            let mut out = vec![0; PAILLIER.partial_bytes(&shape).unwrap()];
-            let (context, seed) = (checks::CONTEXT, Secret::new([8; 32]));
-            let share = fixture.copied_share(number);
-            key.partial(&shape, &context, &share, sum.as_ref(), &seed, &mut out).unwrap();
-            assert_eq!(key.verify_partial(&shape, &context, sum.as_ref(), &out), Ok(number));
-            out
-        })
-        .collect();
-    let partials: Vec<&[u8]> = partials.iter().map(Vec::as_slice).collect();
-    let mut out = Zeroizing::new(Vec::new());
-    key.open(&shape, 50, sum.as_ref(), &partials, &mut out).unwrap();
-    assert_eq!(*out, checks::plain_sum(&plains));
+    let expected = checks::plain_sum(&plains);
     // 50 * 2^63 is a multiple of 2^64.
-    assert_eq!(*out, [0, -50, -50, 0, 50, 1225]);
+    assert_eq!(expected, [0, -50, -50, 0, 50, 1225]);
+    let summed = Summed::of(&PAILLIER, &fixture, shape, plains, sum, 1);
+    let mut opened = 0;
+    for (a, b, c) in (1..=5).flat_map(|a| (1..a).flat_map(move |b| (1..b).map(move |c| (a, b, c))))
+    {
+        assert_eq!(summed.open(&[0, a, b, c]).as_ref(), Ok(&expected));
+        assert!(summed.open(&[0, a, b]).is_err() && summed.open(&[a, b, c]).is_err());
+        opened += 1;
+    }
+    assert_eq!(opened, 10);
+    assert!(summed.open(&[1, 2, 3, 4, 5]).is_err(), "all holders without the authority");
+}
+
+#[test]
+fn sums_of_the_full_size_reach_beyond_32_bits() {
+    let fixture = full(1, 1, 1);
+    let shape = shape(4, 50, 40);
+    let (low, high) = (-(1i64 << 39), (1i64 << 39) - 1);
+    let plains = vec![vec![low, high, low + 1, -1]; 50];
+    let summed = Summed::run(&PAILLIER, &fixture, shape, plains, 1);
+    assert_eq!(summed.open(&[0, 1]), Ok(vec![50 * low, 50 * high, 50 * (low + 1), -50]));
+}
+
+#[test]
+fn many_holders_open() {
+    for (holders, threshold) in [(20, 16), (64, 33)] {
+        let fixture = small(holders, threshold, 1);
+        let shape = shape(3, 2, 20);
+        let plains = (0..2).map(|party| checks::values(&shape, party, 1)).collect();
+        let summed = Summed::run(&SMALL, &fixture, shape, plains, 1);
+        let (holders, threshold) = (holders as usize, threshold as usize);
+        let last: Vec<usize> = (holders - threshold + 1..=holders).chain([0]).collect();
+        let spread: Vec<usize> = (0..threshold).chain([holders]).collect();
+        for set in [last, spread] {
+            assert_eq!(summed.open(&set), Ok(checks::plain_sum(&summed.plains)), "{set:?}");
+        }
+    }
 }
 
 fn one_key() -> &'static (KeyFixture, Arc<dyn ThresholdKey>) {
