@@ -14,6 +14,7 @@ use curve25519_dalek::traits::{MultiscalarMul, VartimeMultiscalarMul};
 use sha2::{Digest, Sha512};
 
 use crate::sum::{PadSuite, Ring, SchemeError, SumShape};
+use crate::threshold::paillier::{Bare, PAILLIER};
 
 /// Keystream block that stays in the first-level cache.
 const BLOCK: usize = 8192;
@@ -166,8 +167,8 @@ pub fn threshold(
     public_key: &[u8],
     shape: &SumShape,
 ) -> Result<Option<Box<dyn ThresholdBaseline>>, SchemeError> {
-    let _ = public_key;
     Ok(match scheme {
+        "paillier" => Some(Box::new(Bare::new(PAILLIER, public_key, shape)?)),
         "elgamal" => Some(Box::new(LiftedElGamal(shape.dim.try_into().unwrap_or(usize::MAX)))),
         _ => None,
     })

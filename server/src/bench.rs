@@ -224,6 +224,38 @@ mod tests {
         }
     }
 
+    /// Names that threshold schemes add.
+    const THRESHOLD_NAMES: [&str; 11] = [
+        "holders",
+        "threshold",
+        "key_source",
+        "verify_reply_ns_per_coord",
+        "add_ns_per_coord",
+        "verify_partial_ns_per_coord",
+        "combine_ns_per_coord",
+        "bytes_partial_per_coord",
+        "share_baseline_ns_per_coord",
+        "share_ratio",
+        "key_setup_ns",
+    ];
+
+    #[test]
+    fn threshold_schemes_report_every_name_and_exact_sums() {
+        for (scheme, bits, ring, known) in
+            [("elgamal", 20, 32, false), ("paillier", 32, 64, true), ("paillier", 20, 32, true)]
+        {
+            let (report, exact) = measure(&args(scheme, 9, bits)).unwrap();
+            let report = serde_json::to_value(report).unwrap();
+            for name in NAMES.iter().chain(&THRESHOLD_NAMES) {
+                assert!(report.get(name).is_some(), "{name} is missing");
+            }
+            assert_eq!((report["exact"] == true, exact), (true, true));
+            assert_eq!(report["ring_bits"], ring);
+            assert_eq!(report["key_source"] == "dealt over known primes", known);
+            assert!(report["decryptor_ns_per_coord"].is_f64());
+        }
+    }
+
     #[test]
     fn impossible_sums_are_refused() {
         assert!(measure(&args("none", 9, 24)).is_err());
@@ -231,5 +263,10 @@ mod tests {
         assert!(measure(&args("pad", 9, 62)).is_err());
         assert!(measure(&args("pad", 9, 0)).is_err());
         assert!(measure(&BenchSum { parties: 1, ..args("pad", 9, 24) }).is_err());
+        assert!(measure(&args("elgamal", 9, 1)).is_err());
+        assert!(measure(&args("paillier", 9, 63)).is_err());
+        for (holders, threshold) in [(0, 0), (3, 0), (3, 4), (65, 2)] {
+            assert!(measure(&BenchSum { holders, threshold, ..args("elgamal", 9, 20) }).is_err());
+        }
     }
 }

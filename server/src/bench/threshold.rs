@@ -9,6 +9,7 @@ use quorate_crypto::keys::{ExchangeKey, Identity};
 use quorate_crypto::merkle::hash_parts;
 use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{Ring, Role, SumShape};
+use quorate_crypto::threshold::paillier::{PAILLIER, testkit};
 use quorate_crypto::threshold::{
     AUTHORITY, KeyPost, KeySecret, KeySetup, MAX_HOLDERS, ReplyBinding, ThresholdKey,
     ThresholdScheme,
@@ -255,7 +256,7 @@ fn make_keys(args: &BenchSum, scheme: &dyn ThresholdScheme) -> anyhow::Result<Ke
         holders,
         threshold: args.threshold,
     };
-    let known = !args.fresh_key && scheme.info().name == "paillier";
+    let known = !args.fresh_key && scheme.info().id == PAILLIER.info().id;
     let start = clock_ns(ClockId::ProcessCPUTime);
     let mut posts: Vec<KeyPost> = Vec::new();
     let mut secrets: Vec<KeySecret> = identities.iter().map(|_| Secret::new(Vec::new())).collect();
@@ -269,7 +270,7 @@ fn make_keys(args: &BenchSum, scheme: &dyn ThresholdScheme) -> anyhow::Result<Ke
             let seed = draw("bench key", args.seed, u64::from(number) << 32 | u64::from(from));
             let seed = Secret::new(seed);
             let (bytes, kept) = if known {
-                todo!()
+                testkit::dealer_from_primes(PAILLIER, &setup, testkit::INSECURE_TEST_PRIMES, &seed)?
             } else {
                 scheme.key_post(&setup, step, (from, identity), secret, &posts, &seed)?
             };
