@@ -175,13 +175,12 @@ pub(super) fn measure(
     // Builds the tables.
     let mut setup_ns = 0;
     let one = SumShape { dim: 1, ..shape };
-    let mut exact =
-        timed(&mut setup_ns, || bench.once(&one, 0, bare.as_ref(), &mut Samples::default()))?;
+    let mut exact = timed(&mut setup_ns, || bench.once(&one, 0, None, &mut Samples::default()))?;
     let mut samples = Samples::default();
     let repeats = args.repeats.unwrap_or(1);
     for repeat in 1..=repeats {
         progress(started, format_args!("sum {repeat} of {repeats}"));
-        exact &= bench.once(&shape, repeat.into(), bare.as_ref(), &mut samples)?;
+        exact &= bench.once(&shape, repeat.into(), Some(bare.as_ref()), &mut samples)?;
     }
 
     let dim = args.dim as f64;
@@ -308,12 +307,12 @@ fn values(shape: &SumShape, seed: u64, i: u64) -> Vec<i64> {
 }
 
 impl Bench<'_> {
-    /// One whole sum; whether it is exact.
+    /// One whole sum, beside its bare operations if it is measured; whether it is exact.
     fn once(
         &self,
         shape: &SumShape,
         run: u64,
-        bare: &dyn ThresholdBaseline,
+        bare: Option<&dyn ThresholdBaseline>,
         samples: &mut Samples,
     ) -> anyhow::Result<bool> {
         let mut reply = vec![0; self.scheme.reply_bytes(shape).unwrap_or(0)];
@@ -330,27 +329,31 @@ impl Bench<'_> {
             sample(&mut samples.encrypt, || {
                 self.key.encrypt(shape, &binding, &values, &fresh, &mut reply)
             })?;
-            sample(&mut samples.bare_encrypt, || bare.encrypt(bare.ciphertexts()));
+            if let Some(bare) = bare {
+                sample(&mut samples.bare_encrypt, || bare.encrypt(bare.ciphertexts()));
+                progress(self.started, format_args!("reply {} of {}", i + 1, shape.parties));
+            }
             sample(&mut samples.verify, || self.key.verify_reply(shape, &binding, &reply))?;
             sample(&mut samples.add, || sum.add(&reply))?;
             for sum in &mut their_sums {
                 sum.add(&reply)?;
             }
-            progress(self.started, format_args!("reply {} of {}", i + 1, shape.parties));
         }
         let context = draw("bench label", seed, 0);
         let mut partials = Vec::with_capacity(self.shares.len());
         for ((number, share), sum) in (1..).zip(self.shares).zip(&their_sums) {
             let mut partial = vec![0; self.scheme.partial_bytes(shape).unwrap_or(0)];
             let fresh = Secret::new(draw("bench partial", seed, number));
-            let part = bare.ciphertexts().div_ceil(BARE_PART);
-            sample(&mut samples.bare_partial, || bare.partial(part));
+            if let Some(bare) = bare {
+                let part = bare.ciphertexts().div_ceil(BARE_PART);
+                sample(&mut samples.bare_partial, || bare.partial(part));
+                let all = self.shares.len();
+                progress(self.started, format_args!("partial decryption {number} of {all}"));
+            }
             sample(&mut samples.partial, || {
                 self.key.partial(shape, &context, share, sum.as_ref(), &fresh, &mut partial)
             })?;
             partials.push(partial);
-            let all = self.shares.len();
-            progress(self.started, format_args!("partial decryption {number} of {all}"));
         }
         for partial in &partials {
             sample(&mut samples.verify_partial, || {
