@@ -66,6 +66,8 @@ bench: setup
 	$(CARGO) build --release --locked -p quorate-server
 	target/release/quorate bench sum --scheme pad --parties 10 --dim 1000000 --json
 	target/release/quorate bench sum --scheme ddh-mcfe --parties 10 --dim 2000 --json
+	target/release/quorate bench sum --scheme paillier --parties 10 --dim 10000 --bits 32 --json
+	target/release/quorate bench sum --scheme elgamal --parties 10 --dim 10000 --bits 20 --json
 
 soak: setup
 	QUORATE_SIM_SEEDS=$${QUORATE_SIM_SEEDS:-100000} QUORATE_CRASH_JOBS=$${QUORATE_CRASH_JOBS:-500} \

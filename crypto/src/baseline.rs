@@ -13,7 +13,8 @@ use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::{MultiscalarMul, VartimeMultiscalarMul};
 use sha2::{Digest, Sha512};
 
-use crate::sum::{PadSuite, Ring};
+use crate::sum::{PadSuite, Ring, SchemeError, SumShape};
+use crate::threshold::paillier::{Bare, PAILLIER};
 
 /// Keystream block that stays in the first-level cache.
 const BLOCK: usize = 8192;
@@ -67,6 +68,8 @@ pub enum GroupOp {
     TwoBase,
     /// a P + b Q, variable time.
     TwoBaseVartime,
+    /// a P, constant time.
+    VariableBase,
     /// a G by the precomputed table, constant time.
     FixedBase,
     /// Encoding of one point.
@@ -105,6 +108,11 @@ impl GroupOp {
                     p = RistrettoPoint::vartime_multiscalar_mul([a, b], [p, q]);
                 }
             }
+            Self::VariableBase => {
+                for _ in 0..count {
+                    p *= black_box(a);
+                }
+            }
             Self::FixedBase => {
                 for _ in 0..count {
                     black_box(RistrettoPoint::mul_base(black_box(&a)));
@@ -134,6 +142,57 @@ impl GroupOp {
             }
         }
         black_box(p);
+    }
+}
+
+/// The bare operations of a threshold scheme under one public key and for one shape.
+pub trait ThresholdBaseline {
+    /// Ciphertexts of one reply.
+    fn ciphertexts(&self) -> usize;
+
+    /// What `count` ciphertexts cost to make: the scheme's exponentiations with public operands,
+    /// nothing packed, drawn or proved.
+    fn encrypt(&self, count: usize);
+
+    /// What `count` ciphertexts cost to raise to a share: likewise.
+    fn partial(&self, count: usize);
+}
+
+/// The baseline of the threshold scheme with this name.
+///
+/// # Errors
+/// [`SchemeError::Key`] when the bytes are no public key of the scheme; [`SchemeError::Shape`].
+pub fn threshold(
+    scheme: &str,
+    public_key: &[u8],
+    shape: &SumShape,
+) -> Result<Option<Box<dyn ThresholdBaseline>>, SchemeError> {
+    Ok(match scheme {
+        "paillier" => Some(Box::new(Bare::new(PAILLIER, public_key, shape)?)),
+        "elgamal" => Some(Box::new(LiftedElGamal(shape.dim.try_into().unwrap_or(usize::MAX)))),
+        _ => None,
+    })
+}
+
+/// Two points for each of so many values.
+struct LiftedElGamal(usize);
+
+impl ThresholdBaseline for LiftedElGamal {
+    fn ciphertexts(&self) -> usize {
+        self.0
+    }
+
+    /// (a G, a Y + m G): two products with fixed bases; m is so small that m G is left out.
+    fn encrypt(&self, count: usize) {
+        GroupOp::FixedBase.run(2 * count);
+        GroupOp::Add.run(count);
+        GroupOp::BatchEncode.run(2 * count);
+    }
+
+    /// x C1.
+    fn partial(&self, count: usize) {
+        GroupOp::VariableBase.run(count);
+        GroupOp::BatchEncode.run(count);
     }
 }
 

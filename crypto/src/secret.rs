@@ -56,3 +56,48 @@ impl<T: Zeroize> Drop for Secret<T> {
         self.0.zeroize();
     }
 }
+
+/// Refuses to compile unless each type is without `Debug`, `Clone` and `Serialize`.
+///
+/// ```
+/// quorate_crypto::assert_secret!(quorate_crypto::secret::Secret<[u8; 32]>);
+/// ```
+/// One of the three is enough:
+/// ```compile_fail,E0283
+/// #[derive(Debug)]
+/// struct Key([u8; 32]);
+/// quorate_crypto::assert_secret!(Key);
+/// ```
+/// ```compile_fail,E0283
+/// #[derive(Clone)]
+/// struct Key([u8; 32]);
+/// quorate_crypto::assert_secret!(Key);
+/// ```
+/// ```compile_fail,E0283
+/// #[derive(serde::Serialize)]
+/// struct Key([u8; 32]);
+/// quorate_crypto::assert_secret!(Key);
+/// ```
+#[macro_export]
+macro_rules! assert_secret {
+    ($($key:ty),+ $(,)?) => {$(
+        const _: () = {
+            struct DebugIsForbidden;
+            struct CloneIsForbidden;
+            struct SerializeIsForbidden;
+            // Every type has `OF` for `()`; one with a forbidden trait has it twice, so that the
+            // compiler cannot infer which of them is meant below.
+            trait OfSecretType<Why> {
+                const OF: () = ();
+            }
+            impl<T: ?Sized> OfSecretType<()> for T {}
+            impl<T: ?Sized + ::core::fmt::Debug> OfSecretType<DebugIsForbidden> for T {}
+            impl<T: ?Sized + ::core::clone::Clone> OfSecretType<CloneIsForbidden> for T {}
+            impl<T: ?Sized + $crate::secret::Serialize> OfSecretType<SerializeIsForbidden> for T {}
+            <$key as OfSecretType<_>>::OF
+        };
+    )+};
+}
+
+#[doc(hidden)]
+pub use serde::Serialize;

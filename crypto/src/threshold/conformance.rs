@@ -627,8 +627,8 @@ pub fn check_sum_scheme(scheme: &dyn SumScheme, fixture: &KeyFixture, shape: Sum
     let replies: Vec<Vec<u8>> = (0..shape.parties)
         .map(|party| {
             let at = party as usize;
-            let seed = *seed("fixture reply", 6, party).expose();
-            let state = PartyInput { seed: Secret::new(seed), binding: bindings[at] }.to_state();
+            let seed = seed("fixture reply", 6, party);
+            let state = PartyInput { seed, binding: bindings[at] }.to_state();
             let mut out = vec![0; length(0)];
             let mut party = contributor(0, state.expose()).unwrap();
             party.write(0..shape.dim, &words(&plains[at]), &mut out).unwrap();

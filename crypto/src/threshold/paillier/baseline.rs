@@ -9,7 +9,9 @@ use rug::{Assign, Integer};
 use super::Paillier;
 use super::number::{from_le, window};
 use super::public::PublicKey;
-use crate::sum::SchemeError;
+use super::size::Layout;
+use crate::baseline::ThresholdBaseline;
+use crate::sum::{SchemeError, SumShape};
 
 /// Bits of one digit of an exponent.
 const WINDOW: usize = 6;
@@ -17,6 +19,7 @@ const WINDOW: usize = 6;
 /// Bare operations under one public key.
 pub struct Bare {
     key: PublicKey,
+    ciphertexts: usize,
     /// `rows[k][d]` is h_s^(d 64^k).
     rows: Vec<Vec<Integer>>,
 }
@@ -28,12 +31,13 @@ impl core::fmt::Debug for Bare {
 }
 
 impl Bare {
-    /// Builds the table of powers.
+    /// Builds the table of powers; replies have the shape's number of ciphertexts.
     ///
     /// # Errors
-    /// [`SchemeError::Key`] when the bytes are no public key.
-    pub fn new(scheme: Paillier, public_key: &[u8]) -> Result<Self, SchemeError> {
+    /// [`SchemeError::Key`] when the bytes are no public key; [`SchemeError::Shape`].
+    pub fn new(scheme: Paillier, public_key: &[u8], shape: &SumShape) -> Result<Self, SchemeError> {
         let key = PublicKey::parse(scheme.size, public_key)?;
+        let ciphertexts = Layout::new(scheme.size, shape)?.count;
         let mut rows = Vec::new();
         let mut unit = key.h_s.clone();
         for _ in 0..(scheme.size.exponent_bits() as usize).div_ceil(WINDOW) {
@@ -46,14 +50,27 @@ impl Bare {
             unit = power;
             rows.push(row);
         }
-        Ok(Self { key, rows })
+        Ok(Self { key, ciphertexts, rows })
+    }
+
+    /// An exponent without structure.
+    fn exponent(&self, bits: u32) -> Vec<u64> {
+        let bytes: Vec<u8> =
+            self.key.hash.into_iter().cycle().take(bits.div_ceil(8) as usize).collect();
+        from_le(&bytes).to_digits(Order::Lsf)
+    }
+}
+
+impl ThresholdBaseline for Bare {
+    fn ciphertexts(&self) -> usize {
+        self.ciphertexts
     }
 
     /// `count` times h_s^a from the table, `a` of half of n's bits.
     ///
     /// # Security
     /// Indexes by `a`, which is public here.
-    pub fn table_powers(&self, count: usize) {
+    fn encrypt(&self, count: usize) {
         let exponent = self.exponent(self.key.size.exponent_bits());
         let mut power = Integer::new();
         for _ in 0..count {
@@ -69,7 +86,7 @@ impl Bare {
     }
 
     /// `count` times the silent exponentiation modulo n^2 by an exponent of a share's size.
-    pub fn share_powers(&self, count: usize) {
+    fn partial(&self, count: usize) {
         let bits = self.key.size.share_bits();
         let mut exponent = Integer::from_digits(&self.exponent(bits), Order::Lsf);
         exponent.keep_bits_mut(bits);
@@ -77,12 +94,5 @@ impl Bare {
         for _ in 0..count {
             black_box(self.key.v.clone().secure_pow_mod(&exponent, &self.key.n_squared));
         }
-    }
-
-    /// An exponent without structure.
-    fn exponent(&self, bits: u32) -> Vec<u64> {
-        let bytes: Vec<u8> =
-            self.key.hash.into_iter().cycle().take(bits.div_ceil(8) as usize).collect();
-        from_le(&bytes).to_digits(Order::Lsf)
     }
 }

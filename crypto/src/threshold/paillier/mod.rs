@@ -37,7 +37,6 @@ mod public;
 mod share;
 mod size;
 mod table;
-#[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 #[cfg(test)]
 mod tests;

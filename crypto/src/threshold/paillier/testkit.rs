@@ -1,4 +1,4 @@
-//! Keys for tests: dealt from given primes.
+//! Keys for tests and benches, dealt from given primes: no service uses them.
 
 use rug::Integer;
 
