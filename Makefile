@@ -56,6 +56,7 @@ lint: setup-dev
 test: lint
 	$(CARGO) build --locked -p quorate-server
 	$(CARGO) test --workspace --locked
+	scripts/phe_interop.sh
 	$(CARGO) test --workspace --locked --features quorate-tests/mutants --test mutants
 	$(CARGO) test --workspace --locked --bench '*'
 	$(CARGO) doc --workspace --no-deps --locked

@@ -13,6 +13,7 @@ missing=()
 command -v cc >/dev/null || missing+=(build-essential)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 command -v python3 >/dev/null || missing+=(python3)
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 command -v m4 >/dev/null || missing+=(m4)
 
 if [ ${#missing[@]} -gt 0 ]; then
