@@ -160,7 +160,7 @@ impl Manifest {
     /// [`Code::BadManifest`] when the scheme is unknown or never served.
     pub fn sum_scheme(&self) -> Result<&'static dyn SumScheme, Refusal> {
         schemes::by_id(self.scheme)
-            .filter(|scheme| scheme.info().served)
+            .filter(|scheme| scheme.info().served || cfg!(feature = "testkit"))
             .ok_or_else(|| Refusal::new(Code::BadManifest, "unknown scheme"))
     }
 
@@ -232,7 +232,7 @@ impl Manifest {
     /// [`Code::BadManifest`] when the scheme is unknown or never served.
     pub fn threshold_scheme(&self) -> Result<&'static dyn ThresholdScheme, Refusal> {
         schemes::threshold_by_id(self.scheme)
-            .filter(|scheme| scheme.info().served)
+            .filter(|scheme| scheme.info().served || cfg!(feature = "testkit"))
             .ok_or_else(|| Refusal::new(Code::BadManifest, "no threshold scheme"))
     }
 

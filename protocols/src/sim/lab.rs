@@ -12,7 +12,7 @@ use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{
     KeyedNonce, Label, Nonce, PadSuite, Ring, SchemeError, StepInput, SumContext, SumScheme,
 };
-use quorate_crypto::threshold::{AUTHORITY, HolderInput, KeySecret, PartyInput};
+use quorate_crypto::threshold::{AUTHORITY, HolderInput, KeySecret, PartyInput, ThresholdScheme};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -624,4 +624,10 @@ fn manifest(
         deadlines: Deadlines { collect_ms: 1500, grace_ms: 150, key_ms: 900, max_attempts: 60 },
         workload,
     }
+}
+
+/// Threshold schemes that a test can make many keys of: the full-size Paillier key, which takes a
+/// search for primes, is stood in for by its small laboratory twin of the same code.
+pub fn quick_threshold_schemes() -> impl Iterator<Item = &'static dyn ThresholdScheme> {
+    schemes::threshold().iter().copied().filter(|scheme| scheme.info().name != "paillier")
 }
