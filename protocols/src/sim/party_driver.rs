@@ -341,8 +341,9 @@ impl World {
         let Some(mut replies) = self.replies(&work.members) else { return };
         let name = self.lab.parties[party].entry.party.clone();
         if self.lies.holder(party) == Some(HolderLie::OtherSum) {
-            work.members.pop();
-            replies.pop();
+            // One member twice: two members less one would be a sum that no scheme gives.
+            work.members.push(work.members[0].clone());
+            replies.push(replies[0].clone());
         } else {
             self.audit.share(&name, &work, self.lab.manifest.floor());
         }
