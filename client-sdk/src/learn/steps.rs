@@ -58,8 +58,13 @@ pub fn step_contribution(
     if body.len() != rotation.padded() {
         return Err(LearnError::Diverged(0));
     }
-    // Beyond this bound with negligible probability over the seed.
-    let most = steps.unit_bound().saturating_mul(units).cast_signed();
+    // Beyond this bound with negligible probability over the seed. It does not depend on the rows that
+    // are there: a bound that moves with one row would move the clamped values further than the norm.
+    let bound = match steps.unit {
+        Unit::Record => spec.max_rows,
+        Unit::Party => 1,
+    };
+    let most = i64::try_from(steps.unit_bound().saturating_mul(bound)).unwrap_or(i64::MAX);
     body.iter_mut().for_each(|value| *value = (*value).clamp(-most, most));
     Ok((units, body))
 }

@@ -11,6 +11,9 @@ use crate::checks::{Check, holds};
 use crate::refusal::{Code, Refusal};
 use crate::wire::Name;
 
+/// The delta at which an owner's own limit is judged, whatever larger one a job names.
+pub const OWNER_DELTA: f64 = 1e-6;
+
 /// The cost of one round of one job, as a machine asks for it. The same charge again costs nothing:
 /// a round is opened once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +35,10 @@ struct JobEntries {
     mechanism: Mechanism,
     /// Rounds charged.
     rounds: BTreeSet<u32>,
+    /// The epsilon that the job promised for the data set as a whole, and its delta: later jobs must
+    /// keep it, too.
+    epsilon: f64,
+    delta: f64,
 }
 
 /// All that was ever spent on one data set, as one releaser or party knows it.
@@ -64,8 +71,9 @@ impl Ledger {
         })
     }
 
-    /// Takes a charge whose cost, with all before it, stays within the job's epsilon and within
-    /// `limit`, the owner's own.
+    /// Takes a charge whose cost, with all before it, stays within the epsilon of its job and of every
+    /// job charged before, and within `limit`, the owner's own, at [`OWNER_DELTA`] or the job's delta if
+    /// that is less.
     ///
     /// # Errors
     /// [`Code::BudgetSpent`]; the ledger is then unchanged.
@@ -76,21 +84,27 @@ impl Ledger {
             rho: noise.rho(),
             mechanism: noise.mechanism,
             rounds: BTreeSet::new(),
+            epsilon: noise.epsilon,
+            delta: noise.delta,
         });
         if !entries.rounds.insert(charge.round) {
             return Ok(());
         }
-        let allowed = limit.map_or(noise.epsilon, |limit| limit.min(noise.epsilon));
-        let epsilon = epsilon_zcdp(rho_of(next.rho()), noise.delta);
-        if !holds(Check::Budget, epsilon <= allowed) {
-            return Err(Refusal::new(
-                Code::BudgetSpent,
-                format!(
-                    "round {} would bring data set {} to epsilon {epsilon:.4} at delta {:e}; {allowed} \
-                     is allowed here",
-                    charge.round, noise.data_set, noise.delta
-                ),
-            ));
+        let rho = rho_of(next.rho());
+        let promised = next.jobs.values().filter(|job| !job.rounds.is_empty());
+        let own = limit.map(|limit| (limit, noise.delta.min(OWNER_DELTA)));
+        for (allowed, delta) in promised.map(|job| (job.epsilon, job.delta)).chain(own) {
+            let epsilon = epsilon_zcdp(rho, delta);
+            if !holds(Check::Budget, epsilon <= allowed) {
+                return Err(Refusal::new(
+                    Code::BudgetSpent,
+                    format!(
+                        "round {} would bring data set {} to epsilon {epsilon:.4} at delta {delta:e}; \
+                         {allowed} is allowed here",
+                        charge.round, noise.data_set
+                    ),
+                ));
+            }
         }
         *self = next;
         Ok(())

@@ -6,7 +6,7 @@ pub mod noise;
 use quorate_crypto::dp::account::epsilon_zcdp;
 use serde::{Deserialize, Serialize};
 
-pub use ledger::{Charge, Ledger, Spent};
+pub use ledger::{Charge, Ledger, OWNER_DELTA, Spent};
 
 use crate::wire::Name;
 
@@ -82,8 +82,9 @@ impl NoiseSpec {
         if !within(self.epsilon, 1e-6, 1e6) {
             return Some("epsilon must be within 10^-6..=10^6");
         }
-        if !within(self.delta, 1e-300, 0.5) {
-            return Some("delta must be positive and at most 0.5");
+        // Below, the tails that samplers and clamps cut off would weigh; above, it promises nothing.
+        if !within(self.delta, 1e-12, 1e-3) {
+            return Some("delta must be within 10^-12..=10^-3");
         }
         None
     }

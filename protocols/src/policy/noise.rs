@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{Mechanism, NoiseSpec, Unit};
 use crate::job::Manifest;
-use crate::payload::{Contribution, PayloadError, PayloadSpec, plaintext_bytes};
+use crate::payload::{Contribution, PayloadError, PayloadKind, PayloadSpec, plaintext_bytes};
 use crate::wire::Name;
 use crate::workload::Workload;
 
@@ -214,7 +214,11 @@ pub fn noised<R: CryptoRng>(
     let (ring, code, max_rows) = (manifest.ring, &manifest.code, manifest.workload.max_rows());
     if let Some(noise) = manifest.privacy.noise() {
         let exact = PayloadSpec::exact(spec.kind);
-        exact.check_body(code, contribution.rows, 0, &contribution.body)?;
+        let behind = match exact.kind {
+            PayloadKind::Rotated { .. } => max_rows,
+            _ => contribution.rows,
+        };
+        exact.check_body(code, behind, 0, &contribution.body)?;
         let most = sensitivity(&manifest.workload, noise, round);
         if noise.unit == Unit::Party && !within_norm(noise.mechanism, most, &contribution.body) {
             return Err(NoiseError::Clip);

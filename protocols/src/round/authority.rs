@@ -313,7 +313,7 @@ impl AuthorityJob {
                 });
             }
             let later = keying.call().number > known.keying.call().number;
-            if !later || self.rounds.values().any(|ledger| ledger.live.is_some()) {
+            if !later || !self.rounds.is_empty() {
                 return Err(Refusal::new(Code::WrongState, "this job's key is already made"));
             }
         }

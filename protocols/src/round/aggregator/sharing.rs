@@ -112,7 +112,7 @@ impl AggregatorJob {
             return Err(blame(Code::Duplicate, "a second share of one sum"));
         }
         if bound.shares.bad.contains(&claimed.holder) {
-            return Err(blame(Code::BadShare, "this holder's share was wrong"));
+            return Err(Refusal::new(Code::WrongState, "this holder was passed over"));
         }
         Ok(claimed)
     }
