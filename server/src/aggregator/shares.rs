@@ -8,7 +8,7 @@ use quorate_client::engine::bulk_ref;
 use quorate_client::store::Batch;
 use quorate_crypto::merkle::{CHUNK_BYTES, Hash, leaf_hash, root};
 use quorate_protocols::machine::Peer;
-use quorate_protocols::refusal::{Code, Refusal};
+use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::aggregator::{AggregatorJob, Event, OpenSum};
 use quorate_protocols::round::messages::{BulkRef, Message, Partial};
 use quorate_protocols::wire::{Name, Signed};
@@ -57,11 +57,23 @@ async fn stored(
     partial: &Signed<Partial>,
     bytes: Vec<u8>,
 ) -> Result<(Name, Batch), Problem> {
-    let admit = |machine: &AggregatorJob| machine.admit_partial(partial);
-    let admitted = aggregator.driver.read(job, admit).await?;
-    let checked = admitted.and_then(|said| match describe(&bytes) == said.partial {
-        true => Ok(said),
-        false => Err(Refusal::new(Code::Malformed, "the share's bytes are not those signed")),
+    let admit = |machine: &AggregatorJob| {
+        let said = machine.admit_partial(partial)?;
+        let number = machine.job_key().and_then(|key| key.holder(&said.holder));
+        Ok((said, number))
+    };
+    let admitted: Result<_, Refusal> = aggregator.driver.read(job, admit).await?;
+    let checked = admitted.and_then(|(said, number)| {
+        if describe(&bytes) != said.partial {
+            return Err(Refusal::new(Code::Malformed, "the share's bytes are not those signed"));
+        }
+        // Another holder's share, signed as one's own, would make its true owner look like the copier.
+        let carried = bytes.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+        if number.is_none() || carried != number {
+            let why = "the share carries another holder's number";
+            return Err(Refusal::new(Code::BadShare, why).blaming(Culprit::Party(said.holder)));
+        }
+        Ok(said)
     });
     let said = match checked {
         Ok(said) => said,
