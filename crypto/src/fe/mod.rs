@@ -15,6 +15,7 @@ pub mod keystream;
 #[cfg(any(test, feature = "lab-mife-ref"))]
 pub mod mife;
 pub mod pad;
+pub mod product;
 
 #[cfg(test)]
 mod attacks;
