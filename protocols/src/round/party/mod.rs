@@ -190,6 +190,7 @@ impl PartyJob {
     ) -> Result<Self, Refusal> {
         minima.check(&package.manifest)?;
         package.verify()?;
+        check_rounds(&package.manifest)?;
         Ok(Self {
             me,
             hash: package.manifest.hash(),
