@@ -21,8 +21,8 @@
 //! - The proof is one of knowledge of k_a, and no authority can use different keys for different
 //!   parties, provided that the parties got the public keys from one manifest. So an authority cannot
 //!   choose its key such that it cancels the others' either: one honest authority hides F.
-//! - Each evaluation of a chosen element loses a little of the key (static Diffie-Hellman, RFC 9497,
-//!   section 7.2.3): with 2^20 elements a few bits of 126. A key is for one job.
+//! - Evaluations of chosen elements cost security (static Diffie-Hellman, RFC 9497, section 7.2.3): at most
+//!   log2(q) / 2 of 126 bits for q of them, so 12 bits for 2^24. A key is for one job.
 //! - Everything that touches a blind, an input or a key is constant time; the checks of proofs are not,
 //!   and see public values only.
 

@@ -290,8 +290,8 @@ pub fn decode_filters(
 /// Two filters are compared when they agree in all sampled bits of one band at least. Filters that differ
 /// in a fraction delta of their bits agree in one band with chance (1 - delta)^band_bits; a pair at Dice
 /// coefficient D with half of the bits set differs in about delta = 1 - D. With 16 bits and 40 bands a
-/// pair at D = 0.85 is compared with chance 0.95, one at 0.9 with chance 0.9996, and two unrelated
-/// records with chance 0.001.
+/// pair at D = 0.85 is compared with chance 0.95, one at 0.9 with chance 0.9997, and two unrelated
+/// records with chance below 0.001.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MatchRule {
     /// Least Dice coefficient of a match, in thousandths: 1 to 1000.

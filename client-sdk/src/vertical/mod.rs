@@ -1,0 +1,5 @@
+//! Learning over columns that different parties hold for the same rows.
+
+pub mod identify;
+#[cfg(test)]
+mod tests;
