@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use quorate_crypto::fixed::{CodecError, FixedPoint, bits_needed};
-use quorate_crypto::keys::{ExchangeKey, VerifyKey};
+use quorate_crypto::keys::{ExchangeKey, Identity, VerifyKey};
 use quorate_crypto::merkle::{Hash, hash_parts};
+use quorate_crypto::oprf::{EvaluationKey, PublicKey as EvaluationPublicKey};
 use quorate_crypto::schemes;
 use quorate_crypto::sum::{Family, PadSuite, Ring, SumScheme, SumShape};
 use quorate_crypto::threshold::{MAX_HOLDERS, ThresholdScheme};
@@ -443,8 +444,10 @@ pub struct Approval {
     pub authority: Name,
     /// Hash of the manifest.
     pub manifest: Hash,
+    /// Its key for evaluating identifiers, in jobs that align rows.
+    pub evaluation: Option<EvaluationPublicKey>,
 }
-postcard_body!(Approval, "quorate/approval/1");
+postcard_body!(Approval, "quorate/approval/2");
 
 impl Approval {
     /// Checks a manifest and signs it off as authority `me`.
@@ -469,9 +472,22 @@ impl Approval {
         if !mine {
             return Err(Refusal::new(Code::UnknownJob, "the manifest names other keys for me"));
         }
-        let approval = Self { authority: me.clone(), manifest: manifest.hash() };
+        let evaluation = match manifest.is_vertical() {
+            true => Some(evaluation_key(cx.identity, &manifest.hash())?.public()),
+            false => None,
+        };
+        let approval = Self { authority: me.clone(), manifest: manifest.hash(), evaluation };
         Ok(Signed::sign(approval, cx.identity))
     }
+}
+
+/// An authority's key for evaluating the identifiers of one job: the same after a restart.
+///
+/// # Errors
+/// [`Code::Unavailable`] with negligible probability.
+pub fn evaluation_key(identity: &Identity, job: &Hash) -> Result<EvaluationKey, Refusal> {
+    let seed = identity.derive_seed("quorate/evaluation-key/1", &job.0);
+    EvaluationKey::derive(&seed, &job.0).map_err(|e| Refusal::new(Code::Unavailable, e.to_string()))
 }
 
 /// A manifest with every authority's approval: what a party joins.

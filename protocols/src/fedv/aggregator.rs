@@ -2,7 +2,9 @@
 //! read.
 //!
 //! ```text
-//! Registering -> Gathering -> Mixing -> Collecting -> Bound -> Collecting ... -> Gathering ... Finished
+//! Registering -> Gathering -> Mixing -> Aligning -> Gathering
+//!
+//!                Gathering -> Mixing -> Collecting -> Bound -> Collecting ... -> Gathering ... Finished
 //!                    ^           |          |  ^
 //!                    `-----------'----------'  `--- the same batch again, under a new label
 //! ```
@@ -15,9 +17,11 @@ use std::collections::BTreeMap;
 
 use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::Hash;
+use quorate_crypto::psi::TAG_BYTES;
 use quorate_crypto::sum::Label;
 use serde::{Deserialize, Serialize};
 
+use super::align::align_label;
 use super::messages::{
     BatchFields, BatchFreeze, BatchOpen, BatchPurpose, Commit, EpochOpen, Gradient, PartyView,
     ProductAsk, ProductKey, Ready, ScoreKey, Scored, SeedShare, VerticalMessage, root_of,
@@ -28,15 +32,24 @@ use crate::job::{Approval, Manifest, RosterEntry, roster_root};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::aggregator::Outcome;
-use crate::round::messages::{Join, Message, Receipt, SubmitHeader};
+use crate::round::messages::{BulkRef, Join, Message, Receipt, SubmitHeader};
 use crate::wire::{Name, Signed, Verified};
 use crate::workload::VerticalSpec;
 
 /// Most bytes of one sealed message.
 const MAX_SEALED: usize = 3 << 20;
 
-/// An output of this machine: it has no work to hand out.
-pub type AggregatorOutput = Output<Message, core::convert::Infallible>;
+/// Work outside the machine: find the tags that are in every list, and store them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intersect {
+    /// The label the lists were submitted under.
+    pub label: Label,
+    /// Every party's list, with the number of tags it announced.
+    pub lists: Vec<(Name, BulkRef)>,
+}
+
+/// An output of this machine.
+pub type AggregatorOutput = Output<Message, Intersect>;
 
 /// What the aggregator handles.
 #[derive(Clone, Debug)]
@@ -49,6 +62,13 @@ pub enum Event {
         by: Name,
         /// Its answer.
         refusal: Refusal,
+    },
+    /// [`Intersect`] is done: the common tags, or who submitted a list that is none.
+    Intersected {
+        /// The label.
+        label: Label,
+        /// The common tags.
+        outcome: Result<BulkRef, Refusal>,
     },
     /// Time passed.
     Wake,
@@ -124,12 +144,28 @@ struct Bound {
     gradients: BTreeMap<Name, Verified<Gradient>>,
 }
 
+/// An alignment in which the parties submit their tags.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Aligning {
+    epoch: Epoch,
+    label: Label,
+    headers: BTreeMap<Name, Verified<SubmitHeader>>,
+}
+
+/// An alignment that is done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Aligned {
+    epoch: Epoch,
+    common: BulkRef,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Phase {
     Registering,
     /// Waiting for parties; when enough were there.
     Gathering(Option<u64>),
     Mixing(Epoch),
+    Aligning(Aligning),
     Collecting(Batch),
     Bound(Bound),
     Finished(Outcome),
@@ -161,6 +197,7 @@ pub struct AggregatorJob {
     hash: Hash,
     approvals: BTreeMap<Name, Verified<Approval>>,
     parties: BTreeMap<Name, Joined>,
+    aligned: Option<Aligned>,
     epoch: u32,
     mix: u16,
     opened: u64,
@@ -187,6 +224,7 @@ impl AggregatorJob {
             manifest,
             approvals: BTreeMap::new(),
             parties: BTreeMap::new(),
+            aligned: None,
             epoch: 0,
             mix: 0,
             opened: 0,
@@ -226,6 +264,7 @@ impl AggregatorJob {
                 ready.map(|at| at.saturating_add(self.manifest.deadlines.grace_ms))
             }
             Phase::Mixing(epoch) => Some(epoch.until_ms),
+            Phase::Aligning(aligning) => Some(aligning.epoch.until_ms),
             Phase::Collecting(batch) => Some(batch.open.deadline_ms),
             Phase::Registering | Phase::Bound(_) | Phase::Finished(_) => None,
         }
@@ -235,6 +274,7 @@ impl AggregatorJob {
     #[must_use]
     pub fn live_label(&self) -> Option<Label> {
         match &self.phase {
+            Phase::Aligning(aligning) => Some(aligning.label),
             Phase::Collecting(batch) => Some(batch.label),
             Phase::Bound(bound) => Some(bound.batch.label),
             _ => None,
@@ -272,8 +312,11 @@ impl AggregatorJob {
         let (phase, parties, missing): (_, Vec<Name>, Vec<Name>) = match &self.phase {
             Phase::Registering => ("registering", Vec::new(), Vec::new()),
             Phase::Gathering(_) => {
+                let aligned = self.aligned.is_some();
                 let here = |name: &Name| {
-                    self.parties.get(name).is_some_and(|j| j.active && j.ready.is_some())
+                    self.parties
+                        .get(name)
+                        .is_some_and(|j| j.active && (!aligned || j.ready.is_some()))
                 };
                 ("gathering", active(), all.into_iter().filter(|name| !here(name)).collect())
             }
@@ -281,6 +324,12 @@ impl AggregatorJob {
                 let roster = names(&epoch.open.roster);
                 let missing = roster.iter().filter(|name| !epoch.has(name)).cloned().collect();
                 ("mixing", roster, missing)
+            }
+            Phase::Aligning(aligning) => {
+                let roster = names(&aligning.epoch.open.roster);
+                let missing = |name: &&Name| !aligning.headers.contains_key(*name);
+                let missing = roster.iter().filter(missing).cloned().collect();
+                ("aligning", roster, missing)
             }
             Phase::Collecting(batch) => (
                 "collecting",
@@ -347,6 +396,13 @@ impl AggregatorJob {
                     });
                 scores.chain(products).collect()
             }
+            Phase::Aligning(aligning)
+                if aligning.headers.len() == aligning.epoch.open.roster.len() =>
+            {
+                let lists = aligning.headers.values();
+                let lists = lists.map(|header| (header.party.clone(), header.ciphertext));
+                vec![Output::Work(Intersect { label: aligning.label, lists: lists.collect() })]
+            }
             _ => Vec::new(),
         }
     }
@@ -357,11 +413,19 @@ impl AggregatorJob {
         let mut view = PartyView::default();
         let holder = spec(&self.manifest).is_ok_and(|spec| spec.holder == *party);
         view.gradient = self.parties.get(party).and_then(|joined| joined.gradient.clone());
-        let epoch = match &self.phase {
-            Phase::Mixing(epoch) => epoch,
-            Phase::Collecting(batch) => &batch.epoch,
-            Phase::Bound(bound) => &bound.batch.epoch,
-            _ => return view,
+        let ready = self.parties.get(party).is_some_and(|joined| joined.ready.is_some());
+        let epoch = match (&self.phase, &self.aligned) {
+            (_, Some(aligned)) if !ready => {
+                view.common = Some(aligned.common);
+                &aligned.epoch
+            }
+            (phase, _) => match phase {
+                Phase::Mixing(epoch) => epoch,
+                Phase::Aligning(aligning) => &aligning.epoch,
+                Phase::Collecting(batch) => &batch.epoch,
+                Phase::Bound(bound) => &bound.batch.epoch,
+                _ => return view,
+            },
         };
         if !epoch.open.roster.iter().any(|entry| entry.party == *party) {
             return view;
@@ -373,6 +437,9 @@ impl AggregatorJob {
         if epoch.complete() {
             let shares = epoch.shares.get(party).into_iter().flat_map(BTreeMap::values);
             view.shares = shares.map(|share| share.signed().clone()).collect();
+        }
+        if view.common.is_some() {
+            return view;
         }
         match &self.phase {
             Phase::Collecting(batch) => view.batch = Some(batch.open.signed().clone()),
@@ -409,6 +476,7 @@ impl AggregatorJob {
         let outcome = match event {
             Event::Message(message) => next.message(cx, *message),
             Event::Refused { by, refusal } => Ok(next.refused(&by, refusal)),
+            Event::Intersected { label, outcome } => Ok(next.intersected(cx, label, outcome)),
             Event::Wake => next.wake(cx),
             Event::Cancel => Ok(next.finish(Outcome::Cancelled)),
         };
@@ -439,7 +507,9 @@ impl AggregatorJob {
                 VerticalMessage::ProductKey(key) => self.product_key(&key),
                 VerticalMessage::Gradient(gradient) => self.gradient(cx, &gradient),
                 VerticalMessage::Scored(scored) => self.scored(cx, &scored),
-                VerticalMessage::ScoreAsk(_) => {
+                VerticalMessage::ScoreAsk(_)
+                | VerticalMessage::Evaluate(_)
+                | VerticalMessage::Evaluated { .. } => {
                     Err(Refusal::new(Code::WrongState, "no message for an aggregator"))
                 }
             },
@@ -569,8 +639,8 @@ impl AggregatorJob {
         Ok(outputs)
     }
 
-    /// Opens the next epoch once all parties of the job are there, or the floor and the label holder
-    /// are and the grace is over.
+    /// Opens the alignment, or the next epoch, once all parties of the job are there, or the floor and
+    /// the label holder are and the grace is over.
     fn try_epoch(&mut self, cx: &Context<'_>) -> Vec<AggregatorOutput> {
         let Phase::Gathering(ready) = &mut self.phase else {
             return Vec::new();
@@ -581,16 +651,18 @@ impl AggregatorJob {
         let Some(holder) = self.parties.get(&spec.holder).filter(|joined| joined.active) else {
             return Vec::new();
         };
-        let Some(rows) = holder.ready.as_deref() else {
-            return Vec::new();
+        let rows = match (&self.aligned, holder.ready.as_deref()) {
+            (None, _) => None,
+            (Some(_), Some(rows)) => Some(rows),
+            (Some(_), None) => return Vec::new(),
         };
         // Only who aligned the same rows can take part.
         let agrees = |joined: &&Joined| {
             joined.active
-                && joined
-                    .ready
-                    .as_ref()
-                    .is_some_and(|own| (own.rows, own.order) == (rows.rows, rows.order))
+                && rows.is_none_or(|rows| {
+                    let own = joined.ready.as_ref();
+                    own.is_some_and(|own| (own.rows, own.order) == (rows.rows, rows.order))
+                })
         };
         let roster: Vec<RosterEntry> =
             self.parties.values().filter(agrees).map(|joined| joined.entry.clone()).collect();
@@ -603,33 +675,31 @@ impl AggregatorJob {
         if roster.len() < spec.blocks.len() && cx.now_ms < wait_until {
             return Vec::new();
         }
-        let split = rows.split.unwrap_or_default();
-        if split.0 < spec.batch {
+        let split = rows.and_then(|rows| rows.split).unwrap_or_default();
+        let open = EpochOpen {
+            manifest: self.hash,
+            epoch: self.epoch,
+            mix: self.mix,
+            align: rows.is_none(),
+            roster,
+            rows: rows.map_or(0, |rows| rows.rows),
+            order: rows.map_or(Hash([0; 32]), |rows| rows.order),
+            split,
+        };
+        if !open.align && split.0 < spec.batch {
             let why = format!(
                 "{} common rows have a label, and one batch takes {}: lower batch, or add rows",
                 split.0, spec.batch
             );
             return self.finish(Outcome::Failed(Refusal::new(Code::BelowFloor, why)));
         }
-        let open = EpochOpen {
-            manifest: self.hash,
-            epoch: self.epoch,
-            mix: self.mix,
-            roster,
-            rows: rows.rows,
-            order: rows.order,
-            split,
-        };
-        if batch_rows(spec, &open, 0).is_none() {
+        if !open.align && batch_rows(spec, &open, 0).is_none() {
             // Nothing is left to score.
             return self.finish(Outcome::Done);
         }
-        let fact = Fact::of(
-            "epoch.opened",
-            self.epoch,
-            self.mix,
-            format!("{} parties, {} rows", open.roster.len(), open.rows),
-        );
+        let what = if open.align { "alignment.opened" } else { "epoch.opened" };
+        let note = format!("{} parties, {} rows", open.roster.len(), open.rows);
+        let fact = Fact::of(what, self.epoch, self.mix, note);
         let open = Signed::sign(open, cx.identity);
         let until_ms = cx.now_ms.saturating_add(self.manifest.deadlines.collect_ms);
         self.phase = Phase::Mixing(Epoch {
@@ -639,6 +709,33 @@ impl AggregatorJob {
             until_ms,
         });
         vec![Output::Log(fact)]
+    }
+
+    /// The lists of tags are compared: every party learns the common ones.
+    fn intersected(
+        &mut self,
+        cx: &Context<'_>,
+        label: Label,
+        outcome: Result<BulkRef, Refusal>,
+    ) -> Vec<AggregatorOutput> {
+        let Phase::Aligning(aligning) = &self.phase else {
+            return Vec::new();
+        };
+        if aligning.label != label {
+            return Vec::new();
+        }
+        match outcome {
+            Ok(common) => {
+                let note = format!("{} common rows", common.len / TAG_BYTES as u64);
+                self.aligned = Some(Aligned { epoch: aligning.epoch.clone(), common });
+                self.mix = 0;
+                self.phase = Phase::Gathering(None);
+                let mut outputs = vec![Output::Log(Fact::job("rows.aligned", note))];
+                outputs.extend(self.try_epoch(cx));
+                outputs
+            }
+            Err(refusal) => self.finish(Outcome::Failed(refusal)),
+        }
     }
 
     fn mixing(&mut self, epoch: &Hash) -> Option<&mut Epoch> {
@@ -652,10 +749,18 @@ impl AggregatorJob {
         let claimed = commit.peek()?;
         let key = self.sender(&claimed.party)?;
         let commit = commit.verify(&key)?;
+        let most = spec(&self.manifest)?.max_rows;
         let Some(epoch) = self.mixing(&commit.epoch) else {
             return Ok(Vec::new());
         };
         in_roster(&epoch.open.roster, &commit.party)?;
+        let most = if epoch.open.align { most } else { 0 };
+        if u64::from(commit.identifiers) > most || (epoch.open.align && commit.identifiers == 0) {
+            return Err(Refusal::new(
+                Code::WrongLength,
+                format!("a party aligns 1 to {most} identifiers, and none in an epoch"),
+            ));
+        }
         match epoch.commits.get(&commit.party) {
             Some(known) if known.signed() == commit.signed() => {}
             Some(_) => {
@@ -701,7 +806,13 @@ impl AggregatorJob {
         if !epoch.complete() {
             return Ok(Vec::new());
         }
-        let epoch = epoch.clone();
+        let mut epoch = epoch.clone();
+        if epoch.open.align {
+            let label = align_label(&epoch.open.hash());
+            epoch.until_ms = cx.now_ms.saturating_add(self.manifest.deadlines.collect_ms);
+            self.phase = Phase::Aligning(Aligning { epoch, label, headers: BTreeMap::new() });
+            return Ok(Vec::new());
+        }
         Ok(self.open_batch(cx, epoch, 0, 0, None))
     }
 
@@ -759,6 +870,9 @@ impl AggregatorJob {
     /// [`Code::Late`], [`Code::UnknownParty`], [`Code::WrongLabel`], [`Code::WrongLength`],
     /// [`Code::Duplicate`], [`Code::BadSignature`].
     pub fn admit(&self, header: &Signed<SubmitHeader>) -> Result<Verified<SubmitHeader>, Refusal> {
+        if let Phase::Aligning(aligning) = &self.phase {
+            return self.admit_tags(aligning, header);
+        }
         let (batch, open) = match &self.phase {
             Phase::Collecting(batch) => (batch, true),
             Phase::Bound(bound) => (&bound.batch, false),
@@ -779,6 +893,33 @@ impl AggregatorJob {
         }
     }
 
+    fn admit_tags(
+        &self,
+        aligning: &Aligning,
+        header: &Signed<SubmitHeader>,
+    ) -> Result<Verified<SubmitHeader>, Refusal> {
+        let claimed = header.peek()?;
+        in_roster(&aligning.epoch.open.roster, &claimed.party)?;
+        let header = header.verify(&self.sender(&claimed.party)?)?;
+        if header.label != aligning.label || header.manifest != self.hash {
+            return Err(Refusal::new(Code::WrongLabel, "the submission is for another label"));
+        }
+        let announced = aligning.epoch.commits.get(&header.party).map_or(0, |c| c.identifiers);
+        let expected = u64::from(announced).saturating_mul(TAG_BYTES as u64);
+        if header.ciphertext.len != expected {
+            let why = format!("{} bytes of tags, {expected} announced", header.ciphertext.len);
+            return Err(
+                Refusal::new(Code::WrongLength, why).blaming(Culprit::Party(header.party.clone()))
+            );
+        }
+        match aligning.headers.get(&header.party) {
+            Some(stored) if stored.signed() != header.signed() => {
+                Err(Refusal::new(Code::Duplicate, "this party submitted other tags before"))
+            }
+            _ => Ok(header),
+        }
+    }
+
     fn submit(
         &mut self,
         cx: &Context<'_>,
@@ -792,6 +933,11 @@ impl AggregatorJob {
             to: Peer::Party(header.party.clone()),
             message: Message::Receipt(receipt.signed().clone()),
         }];
+        if let Phase::Aligning(aligning) = &mut self.phase {
+            aligning.headers.insert(header.party.clone(), header);
+            outputs.extend(self.requests());
+            return Ok(outputs);
+        }
         let Phase::Collecting(batch) = &mut self.phase else {
             return Ok(outputs);
         };
@@ -973,17 +1119,21 @@ impl AggregatorJob {
                     .map(|entry| entry.party.clone())
                     .filter(|party| !epoch.has(party))
                     .collect();
-                let mut outputs = self.leave_out(&late);
-                self.mix = self.mix.saturating_add(1);
-                if self.mix >= self.manifest.deadlines.max_attempts {
-                    let why = "the order of an epoch could not be mixed";
-                    let failed = Refusal::new(self.manifest.floor_code(), why);
-                    outputs.extend(self.finish(Outcome::Failed(failed)));
-                    return Ok(outputs);
-                }
-                self.phase = Phase::Gathering(None);
-                outputs.extend(self.try_epoch(cx));
-                Ok(outputs)
+                Ok(self.mix_again(cx, &late))
+            }
+            Phase::Aligning(aligning)
+                if cx.now_ms >= aligning.epoch.until_ms
+                    && aligning.headers.len() < aligning.epoch.open.roster.len() =>
+            {
+                let late: Vec<Name> = aligning
+                    .epoch
+                    .open
+                    .roster
+                    .iter()
+                    .map(|entry| entry.party.clone())
+                    .filter(|party| !aligning.headers.contains_key(party))
+                    .collect();
+                Ok(self.mix_again(cx, &late))
             }
             Phase::Collecting(batch) if cx.now_ms >= batch.open.deadline_ms => {
                 let batch = batch.clone();
@@ -1018,6 +1168,21 @@ impl AggregatorJob {
             }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// Begins a mixing, or the alignment, again without those who were waited for in vain.
+    fn mix_again(&mut self, cx: &Context<'_>, late: &[Name]) -> Vec<AggregatorOutput> {
+        let mut outputs = self.leave_out(late);
+        self.mix = self.mix.saturating_add(1);
+        if self.mix >= self.manifest.deadlines.max_attempts {
+            let why = "the parties did not get together in time for an epoch";
+            let failed = Refusal::new(self.manifest.floor_code(), why);
+            outputs.extend(self.finish(Outcome::Failed(failed)));
+            return outputs;
+        }
+        self.phase = Phase::Gathering(None);
+        outputs.extend(self.try_epoch(cx));
+        outputs
     }
 
     /// Parties that were waited for in vain are not in the next epoch, unless they join again.

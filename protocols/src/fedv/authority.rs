@@ -1,23 +1,32 @@
 //! The authority's side of a vertical job: one score key and one product key per batch.
 
+use std::collections::BTreeMap;
+
 use quorate_crypto::fe::product::ProductContext;
+use quorate_crypto::keys::Identity;
+use quorate_crypto::merkle::{Hash, hash_parts};
+use quorate_crypto::oprf::{ELEMENT_BYTES, MAX_BATCH};
 use quorate_crypto::sum::{KeyedNonce, Label, SchemeError};
 use serde::{Deserialize, Serialize};
 
 use super::messages::{
-    BatchFreeze, BatchPurpose, ProductAsk, ProductKey, ScoreKey, VerticalMessage,
+    BatchFreeze, BatchPurpose, Evaluate, ProductAsk, ProductKey, ScoreKey, VerticalMessage,
 };
 use super::{
     authority_pair, check_batch, check_epoch, check_members, open_words, passive, seal, seal_info,
     shape_of, spec, word_bytes,
 };
 use crate::checks::{Check, holds};
-use crate::job::{Approval, Manifest, Minima};
+use crate::job::{Approval, Manifest, Minima, evaluation_key};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::authority::Directory;
 use crate::round::messages::{Message, SubmitHeader};
 use crate::wire::{Name, Signed, Verified};
+
+/// Alignments for which a party's identifiers are evaluated: one, and one that began again after a
+/// party was lost.
+const ALIGNMENTS: u32 = 2;
 
 /// The last batch for which a score key left.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,8 +39,39 @@ struct Issued {
     ask: Option<Verified<ProductAsk>>,
 }
 
-/// An output of this machine: it has no work to hand out.
-pub type AuthorityOutput = Output<Message, core::convert::Infallible>;
+/// Work outside the machine: evaluate a batch of identifiers with
+/// [`evaluation_key`](crate::job::evaluation_key) and answer with
+/// [`VerticalMessage::Evaluated`]. The same batch gets the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvaluateBatch {
+    /// Number of the batch.
+    pub batch: u32,
+    /// Blinded identifiers.
+    pub blinded: Vec<u8>,
+}
+
+impl EvaluateBatch {
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`Code::Malformed`] when the bytes are no blinded identifiers.
+    pub fn answer(&self, identity: &Identity, job: &Hash) -> Result<Message, Refusal> {
+        let answer = evaluation_key(identity, job)?
+            .evaluate(&self.blinded)
+            .map_err(|e| Refusal::new(Code::Malformed, e.to_string()))?;
+        Ok(Message::Vertical(VerticalMessage::Evaluated { batch: self.batch, answer }))
+    }
+}
+
+/// An output of this machine.
+pub type AuthorityOutput = Output<Message, EvaluateBatch>;
+
+/// What a party had evaluated: by batch, the hash of its content, and identifiers in all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Evaluations {
+    batches: BTreeMap<u32, Hash>,
+    identifiers: u64,
+}
 
 /// One vertical job at one authority.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +80,7 @@ pub struct AuthorityJob {
     manifest: Manifest,
     approval: Verified<Approval>,
     issued: Option<Issued>,
+    evaluations: BTreeMap<Name, Evaluations>,
 }
 
 impl AuthorityJob {
@@ -61,7 +102,10 @@ impl AuthorityJob {
             Output::Log(Fact::job("job.approved", manifest.title.clone())),
             reply(Message::Approval(approval.signed().clone())),
         ];
-        Ok((Self { me: me.clone(), manifest, approval, issued: None }, outputs))
+        Ok((
+            Self { me: me.clone(), manifest, approval, issued: None, evaluations: BTreeMap::new() },
+            outputs,
+        ))
     }
 
     /// The approved manifest.
@@ -91,6 +135,7 @@ impl AuthorityJob {
             Message::Register(manifest) if *manifest == self.manifest => {
                 Ok(vec![reply(Message::Approval(self.approval.signed().clone()))])
             }
+            Message::Vertical(VerticalMessage::Evaluate(ask)) => next.evaluate(directory, &ask),
             Message::Vertical(VerticalMessage::ScoreAsk(freeze)) => {
                 next.score_key(cx, directory, &freeze)
             }
@@ -107,6 +152,56 @@ impl AuthorityJob {
                 (self, vec![Output::Log(fact), Output::Reject(refusal)])
             }
         })
+    }
+
+    /// Evaluates identifiers of an enrolled party of the job, as many as the job has rows for and no
+    /// more: each value of the function lets its owner test one guess.
+    fn evaluate(
+        &mut self,
+        directory: &dyn Directory,
+        ask: &Signed<Evaluate>,
+    ) -> Result<Vec<AuthorityOutput>, Refusal> {
+        let claimed = ask.peek()?;
+        let spec = spec(&self.manifest)?;
+        let entry = directory
+            .enrolled(&claimed.party)
+            .filter(|entry| spec.block(&entry.party).is_some())
+            .ok_or_else(|| Refusal::new(Code::UnknownParty, "not a party of this job"))?;
+        let ask = ask.verify(&entry.verify)?;
+        if ask.authority != self.me || ask.manifest != self.approval.manifest {
+            return Err(Refusal::new(Code::WrongLabel, "a request to another authority or job"));
+        }
+        let count = ask.blinded.len() / ELEMENT_BYTES;
+        if count == 0 || count > MAX_BATCH || ask.blinded.len() % ELEMENT_BYTES != 0 {
+            return Err(Refusal::new(
+                Code::WrongLength,
+                format!("a batch has 1 to {MAX_BATCH} identifiers of {ELEMENT_BYTES} bytes"),
+            ));
+        }
+        let content = hash_parts("quorate/evaluated-batch/1", &[&ask.blinded]);
+        let known = self.evaluations.entry(ask.party.clone()).or_default();
+        match known.batches.get(&ask.batch) {
+            Some(before) if *before == content => {}
+            Some(_) => {
+                return Err(Refusal::new(
+                    Code::LabelUsed,
+                    "this batch had other identifiers before",
+                ));
+            }
+            None => {
+                let all = known.identifiers.saturating_add(count as u64);
+                if all > spec.max_rows.saturating_mul(u64::from(ALIGNMENTS)) {
+                    return Err(Refusal::new(
+                        Code::BudgetSpent,
+                        format!("this party had {} identifiers evaluated", known.identifiers),
+                    ));
+                }
+                known.identifiers = all;
+                known.batches.insert(ask.batch, content);
+            }
+        }
+        let (batch, blinded) = (ask.batch, ask.blinded.clone());
+        Ok(vec![Output::Work(EvaluateBatch { batch, blinded })])
     }
 
     fn score_key(

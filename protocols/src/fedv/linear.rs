@@ -80,6 +80,13 @@ impl Features {
         self.values.get(start..start.saturating_add(self.columns)).unwrap_or(&[])
     }
 
+    /// The same features of some rows, in their order.
+    #[must_use]
+    pub fn select(&self, rows: &[u32]) -> Self {
+        let values = rows.iter().flat_map(|row| self.row(*row)).copied().collect();
+        Self { columns: self.columns, values }
+    }
+
     /// The chosen `columns` of `rows` as little-endian words, one column after the other, appended to
     /// `out`.
     pub fn write_columns(&self, columns: &[usize], rows: &[u32], out: &mut Vec<u8>) {
@@ -270,6 +277,18 @@ impl Targets {
     #[must_use]
     pub fn real(values: impl Iterator<Item = f64>) -> Self {
         Self::Real(values.map(|y| fixed(y, RESIDUAL_ONE, TARGET_CLIP)).collect())
+    }
+
+    /// The same targets of some rows, in their order; past the last row 0.
+    #[must_use]
+    pub fn select(&self, rows: &[u32]) -> Self {
+        fn of<T: Copy + Default>(all: &[T], rows: &[u32]) -> Vec<T> {
+            rows.iter().map(|row| all.get(*row as usize).copied().unwrap_or_default()).collect()
+        }
+        match self {
+            Self::Real(values) => Self::Real(of(values, rows)),
+            Self::Classes(classes) => Self::Classes(of(classes, rows)),
+        }
     }
 
     /// 1 or 0 for the class of an output, or the number, as a real; `None` past the last row.

@@ -1,6 +1,7 @@
 //! The messages of a vertical job, in the order they travel.
 //!
-//! `Ready` -> `EpochOpen` -> `Commit` (all) -> `SeedShare` (each to each) -> `BatchOpen` -> `SubmitHeader`
+//! To align rows: `EpochOpen` -> `Commit` (all) -> `SeedShare` (each to each) -> `Evaluate` (to every
+//! authority) -> a `SubmitHeader` over tags -> `Ready`. To train: `EpochOpen` -> `Commit` -> `SeedShare` -> `BatchOpen` -> `SubmitHeader`
 //! (all passive parties) -> `BatchFreeze` -> `ScoreKey` (all authorities, to the label holder) -> `ProductAsk` ->
 //! `ProductKey` -> `Gradient` (to each passive party) -> the next `BatchOpen`. A batch that is only scored ends with `Scored`
 //! after the score keys.
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{Manifest, RosterEntry};
 use crate::postcard_body;
-use crate::round::messages::SubmitHeader;
+use crate::round::messages::{BulkRef, SubmitHeader};
 use crate::wire::{Name, Signed};
 
 /// A party says which rows it shares with all others: their number, and the salted root of their
@@ -32,7 +33,8 @@ pub struct Ready {
 }
 postcard_body!(Ready, "quorate/vertical-ready/1");
 
-/// The aggregator opens an epoch: who takes part in its batches.
+/// The aggregator opens an epoch, and says who takes part in it; or, before the first one, the
+/// alignment of rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochOpen {
     /// The job.
@@ -41,6 +43,8 @@ pub struct EpochOpen {
     pub epoch: u32,
     /// Which try to mix this epoch's order, from 0.
     pub mix: u16,
+    /// Whether rows are aligned: no rows are known yet, and what is mixed is the parties' key.
+    pub align: bool,
     /// The parties, sorted by name.
     pub roster: Vec<RosterEntry>,
     /// N, aligned rows.
@@ -61,6 +65,8 @@ pub struct Commit {
     pub party: Name,
     /// Hash of its contribution.
     pub commitment: Hash,
+    /// Identifiers that the party will have evaluated, padding included; 0 in epochs.
+    pub identifiers: u32,
 }
 postcard_body!(Commit, "quorate/epoch-commit/1");
 
@@ -88,6 +94,22 @@ pub struct EpochSecret {
     /// The label holder's: one bit per aligned row, 1 for rows to train on. Empty from others.
     pub trained: Vec<u8>,
 }
+
+/// A party asks an authority to evaluate blinded identifiers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evaluate {
+    /// The authority.
+    pub authority: Name,
+    /// The job.
+    pub manifest: Hash,
+    /// The party.
+    pub party: Name,
+    /// Number of the batch, from 0: it is answered for one content only.
+    pub batch: u32,
+    /// Blinded identifiers, 32 bytes each.
+    pub blinded: Vec<u8>,
+}
+postcard_body!(Evaluate, "quorate/evaluate/1");
 
 /// What a batch is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,6 +271,15 @@ pub enum VerticalMessage {
     Commit(Signed<Commit>),
     /// Party to aggregator.
     SeedShare(Signed<SeedShare>),
+    /// Party to authority.
+    Evaluate(Signed<Evaluate>),
+    /// Authority to party: evaluated identifiers and their proof.
+    Evaluated {
+        /// Number of the batch.
+        batch: u32,
+        /// The scheme's bytes.
+        answer: Vec<u8>,
+    },
     /// Aggregator to authority.
     ScoreAsk(Box<Signed<BatchFreeze>>),
     /// Authority to aggregator.
@@ -266,12 +297,14 @@ pub enum VerticalMessage {
 /// What the aggregator shows one party.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartyView {
-    /// The open epoch.
+    /// The open epoch, or the alignment until the party is ready.
     pub epoch: Option<Signed<EpochOpen>>,
     /// All commitments of the epoch, in roster order; empty before all are there.
     pub commits: Vec<Signed<Commit>>,
     /// What others sealed to the party, in roster order; empty before all are there.
     pub shares: Vec<Signed<SeedShare>>,
+    /// The common tags of an alignment, once all tags are there.
+    pub common: Option<BulkRef>,
     /// The open batch.
     pub batch: Option<Signed<BatchOpen>>,
     /// The frozen batch: for the label holder.

@@ -11,6 +11,8 @@
 //! nothing), the **label holder** and at least two **passive parties**, who upload once per batch and
 //! talk to the aggregator alone.
 //!
+//! Before the first batch the parties find their common rows ([`align`]).
+//!
 //! A batch: each passive party p uploads its scores z_p = X_p w_p, its features X_p and fresh masks,
 //! all under pads ([`product`]). When all are there, every
 //! authority seals its score key to the label holder L, who opens z = sum_p z_p + z_L, computes the
@@ -38,6 +40,7 @@
 //! [`product`]: quorate_crypto::fe::product
 
 pub mod aggregator;
+pub mod align;
 pub mod authority;
 pub mod linear;
 pub mod messages;
@@ -195,6 +198,9 @@ pub(crate) fn check_epoch(
             Code::BelowFloor,
             "fewer passive parties than the floor max(quorum, k_min + c)",
         ));
+    }
+    if open.align {
+        return Ok(open);
     }
     let (trained, scored) = open.split;
     if u64::from(open.rows) > spec.max_rows || trained.checked_add(scored) != Some(open.rows) {

@@ -390,6 +390,9 @@ impl PartyJob {
         }
         // A late look at an epoch that is over, or one at the next while this one is unfinished.
         if self.epoch.as_ref().is_none_or(|current| current.open.signed() != epoch) {
+            if self.epoch.is_none() {
+                outputs.push(send(VerticalMessage::Ready(self.ready.signed().clone())));
+            }
             outputs.extend(self.requests());
             return Ok(outputs);
         }
@@ -405,6 +408,10 @@ impl PartyJob {
     /// V9: an epoch of this job, over this party's rows, with its own keys in the roster.
     fn enter(&mut self, epoch: &Signed<EpochOpen>) -> Result<(), Refusal> {
         let open = check_epoch(self.manifest(), epoch)?;
+        // The alignment is shown until this party is known to be ready.
+        if open.align {
+            return Ok(());
+        }
         let blame = |code, why: &str| Refusal::new(code, why).blaming(Culprit::Aggregator);
         let turn = |open: &EpochOpen| (open.epoch, open.mix);
         if let Some(current) = &self.epoch {
@@ -448,7 +455,7 @@ impl PartyJob {
             return Ok(Vec::new());
         };
         let epoch = current.open.hash();
-        let commitment = Signed::sign(own.commitment(&epoch), cx.identity);
+        let commitment = Signed::sign(own.commitment(&epoch, 0), cx.identity);
         if view.commits.is_empty() {
             return Ok(vec![send(VerticalMessage::Commit(commitment.signed().clone()))]);
         }
@@ -728,7 +735,7 @@ impl PartyJob {
 }
 
 /// Every party of the roster committed, each once and in order.
-fn check_commits(open: &EpochOpen, commits: &[Signed<Commit>]) -> Result<(), Refusal> {
+pub(super) fn check_commits(open: &EpochOpen, commits: &[Signed<Commit>]) -> Result<(), Refusal> {
     if commits.len() != open.roster.len() {
         return Err(Refusal::new(Code::WrongLength, "another number of commitments than parties"));
     }

@@ -11,15 +11,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::{Hash, hash_parts};
-use quorate_crypto::sum::{Label, PadSuite, Ring};
+use quorate_crypto::oprf::{Blinder, Evaluated};
+use quorate_crypto::psi::{self, Identifier, PartyRows, PartyTags, TAG_BYTES, TagList};
+use quorate_crypto::sum::{Label, Nonce, PadSuite, Ring};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use serde::de::DeserializeOwned;
 
-use super::aggregator::{self, AggregatorJob};
-use super::authority::AuthorityJob;
+use super::aggregator::{self, AggregatorJob, Intersect};
+use super::align::{self, Next, Tags};
+use super::authority::{AuthorityJob, EvaluateBatch};
 use super::linear::{FEATURE_BITS, Features, Targets, Weights, residuals};
-use super::messages::{BatchFields, BatchPurpose, PartyView, VerticalMessage};
+use super::messages::{BatchFields, BatchPurpose, Evaluate, PartyView, VerticalMessage};
 use super::party::{self, Mixed, PartyJob, PartyWork};
 use super::work::{Batch, Order, Own, row_bits};
 use super::{check_epoch, spec};
@@ -108,8 +111,16 @@ struct PartySim {
     entry: RosterEntry,
     machine: Option<Vec<u8>>,
     weights: Weights,
+    /// Of its own rows, then, once aligned, of the common ones in the shared order.
     features: Features,
     targets: Option<Targets>,
+    /// The identifier of each of its own rows.
+    identifiers: Vec<u32>,
+    /// The identifiers of the common rows in the shared order, once aligned.
+    aligned: Option<(Vec<u32>, Hash)>,
+    /// Tags that were computed, for one opening of the alignment.
+    tags: Option<(Hash, PartyTags)>,
+    nonce: Option<(Label, Nonce)>,
     uploads: BTreeMap<Label, Vec<u8>>,
     /// Away until this time.
     away_until: u64,
@@ -140,13 +151,16 @@ struct World {
     rng: ChaCha20Rng,
     now_ms: u64,
     aggregator_identity: Identity,
-    aggregator: Vec<u8>,
+    /// As it was stored and read back.
+    aggregator: AggregatorJob,
     authorities: Vec<AuthoritySim>,
     parties: Vec<PartySim>,
     manifest: Manifest,
     parcels: Vec<Parcel>,
     opened: Vec<Opened>,
     scores: BTreeMap<u32, i64>,
+    /// The common tags.
+    common: Vec<u8>,
     burned: u32,
     /// Labels with a score key, by authority and position: one each.
     keyed: BTreeMap<(usize, u32, u32), Label>,
@@ -244,31 +258,57 @@ impl World {
             privacy: Privacy::None,
             verified_sum: false,
             deadlines: Deadlines {
-                collect_ms: 4_000,
+                collect_ms: 8_000,
                 grace_ms: 2_000,
                 key_ms: 60_000,
                 max_attempts: 3,
             },
             workload: Workload::Vertical(spec),
         };
-        let count = (plan.rows.0 + plan.rows.1) as usize;
-        let mut real = |_| f64::from(rng.next_u32()) / f64::from(u32::MAX) * 4.0 - 2.0;
-        let values: Vec<Vec<f64>> = plan
-            .features
-            .iter()
-            .map(|columns| (0..columns * count).map(&mut real).collect())
-            .collect();
-        // A target that the features explain, so that training has something to find.
-        let hidden: Vec<f64> = (0..count)
-            .map(|row| {
-                let part = |(columns, values): (&usize, &Vec<f64>)| -> f64 {
-                    values.iter().skip(row * columns).take(*columns).step_by(2).sum()
-                };
-                plan.features.iter().zip(&values).map(part).sum()
+        // Every party has the common rows and some of its own, in an order of its own.
+        let count = plan.rows.0 + plan.rows.1;
+        let identifiers: Vec<Vec<u32>> = (0..plan.features.len())
+            .map(|i| {
+                let i = u32::try_from(i).unwrap_or(0);
+                let own = count + 100 * i..count + 100 * i + 3 + i;
+                let mut all: Vec<u32> = (0..count).chain(own).collect();
+                for last in (1..all.len()).rev() {
+                    all.swap(last, rng.next_u32() as usize % (last + 1));
+                }
+                all
             })
             .collect();
+        // A row's features and target follow from its identifier.
+        let value = |party: usize, id: u32, column: usize| {
+            let hash = hash_parts(
+                "value",
+                &[&seed.to_le_bytes(), &[party as u8, column as u8], &id.to_le_bytes()],
+            );
+            f64::from(u32::from_le_bytes(*hash.0.first_chunk().unwrap())) / f64::from(u32::MAX)
+                * 4.0
+                - 2.0
+        };
+        let hidden = |id: u32| -> f64 {
+            let of = |(party, columns): (usize, &usize)| -> f64 {
+                (0..*columns).step_by(2).map(|column| value(party, id, column)).sum()
+            };
+            plan.features.iter().enumerate().map(of).sum()
+        };
+        let values: Vec<Vec<f64>> = identifiers
+            .iter()
+            .zip(&plan.features)
+            .enumerate()
+            .map(|(party, (ids, columns))| {
+                let row = |id: &u32| {
+                    let id = *id;
+                    (0..*columns).map(move |column| (id, column))
+                };
+                ids.iter().flat_map(row).map(|(id, column)| value(party, id, column)).collect()
+            })
+            .collect();
+        let own = identifiers.first().map_or(&[][..], Vec::as_slice);
         let targets = match plan.classes {
-            0 => Targets::real(hidden.iter().map(|y| y / 4.0)),
+            0 => Targets::real(own.iter().map(|id| hidden(*id) / 4.0)),
             count => {
                 let most = f64::from(u32::try_from(count).unwrap_or(2) - 1);
                 #[expect(
@@ -276,8 +316,9 @@ impl World {
                     clippy::cast_sign_loss,
                     reason = "small"
                 )]
-                let class = |y: &f64| ((y / 2.0 + most / 2.0).round().clamp(0.0, most)) as u32;
-                Targets::Classes(hidden.iter().map(class).collect())
+                let class =
+                    |id: &u32| ((hidden(*id) / 2.0 + most / 2.0).round().clamp(0.0, most)) as u32;
+                Targets::Classes(own.iter().map(class).collect())
             }
         };
         let outputs = spec_of(&manifest).outputs();
@@ -285,8 +326,9 @@ impl World {
             .into_iter()
             .zip(&plan.features)
             .zip(values)
+            .zip(identifiers)
             .enumerate()
-            .map(|(i, (((party, identity), columns), values))| {
+            .map(|(i, ((((party, identity), columns), values), identifiers))| {
                 let entry = RosterEntry {
                     party: party.clone(),
                     epoch: 1,
@@ -303,6 +345,10 @@ impl World {
                     identity,
                     entry,
                     machine: None,
+                    identifiers,
+                    aligned: None,
+                    tags: None,
+                    nonce: None,
                     uploads: BTreeMap::new(),
                     away_until: 0,
                     stale: None,
@@ -312,7 +358,7 @@ impl World {
         let mut cx = Context { now_ms: 0, identity: &aggregator_identity, rng: &mut rng };
         let (job, _) = AggregatorJob::create(&cx_now(&mut cx, 0), manifest.clone())
             .unwrap_or_else(|refusal| panic!("the job is refused: {refusal}"));
-        let aggregator = encode(&job);
+        let aggregator = load(&encode(&job));
         Self {
             plan,
             rng,
@@ -325,6 +371,7 @@ impl World {
             parcels: Vec::new(),
             opened: Vec::new(),
             scores: BTreeMap::new(),
+            common: Vec::new(),
             burned: 0,
             keyed: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -342,8 +389,8 @@ impl World {
         }
     }
 
-    fn job(&self) -> AggregatorJob {
-        load(&self.aggregator)
+    const fn job(&self) -> &AggregatorJob {
+        &self.aggregator
     }
 
     fn aggregator_event(&mut self, event: aggregator::Event) -> Option<Refusal> {
@@ -352,13 +399,13 @@ impl World {
             identity: &self.aggregator_identity,
             rng: &mut self.rng,
         };
-        let before: AggregatorJob = load(&self.aggregator);
+        let before = self.aggregator.clone();
         let (job, outputs) = before.handle(&mut cx, event).unwrap_or_else(|bug| panic!("{bug}"));
         if self.percent(self.plan.faults.crash / 2) {
             // Down before the state was stored.
             return None;
         }
-        self.aggregator = encode(&job);
+        self.aggregator = load(&encode(&job));
         let mut refused = None;
         let lost = self.percent(self.plan.faults.crash / 2);
         for output in outputs {
@@ -386,20 +433,32 @@ impl World {
         refused
     }
 
+    /// Which try of the alignment is open.
+    fn mix(&self) -> u32 {
+        let name = self.parties.first().map(|party| party.name.clone());
+        let view = name.map(|name| self.job().view(&name)).unwrap_or_default();
+        view.epoch.map_or(0, |open| open.peek().map_or(0, |open| u32::from(open.mix)))
+    }
+
     fn pump(&mut self) {
         for output in self.job().requests() {
-            if let Output::Send { to: Peer::Authority(to), message } = output
-                && let Some(index) = self.authorities.iter().position(|a| a.name == to)
-            {
-                self.send(Parcel::ToAuthority(index, message));
+            match output {
+                Output::Send { to: Peer::Authority(to), message } => {
+                    let index = self.authorities.iter().position(|a| a.name == to);
+                    index.into_iter().for_each(|index| {
+                        self.send(Parcel::ToAuthority(index, message.clone()));
+                    });
+                }
+                Output::Work(work) => self.intersect(&work),
+                _ => {}
             }
         }
     }
 
-    fn authority_message(&mut self, index: usize, message: Message) {
+    fn authority_message(&mut self, index: usize, message: Message) -> Option<EvaluateBatch> {
         let directory: BTreeMap<Name, RosterEntry> =
             self.parties.iter().map(|party| (party.name.clone(), party.entry.clone())).collect();
-        let Some(authority) = self.authorities.get(index) else { return };
+        let authority = self.authorities.get(index)?;
         let mut cx =
             Context { now_ms: self.now_ms, identity: &authority.identity, rng: &mut self.rng };
         let done = match (&authority.machine, message) {
@@ -408,24 +467,30 @@ impl World {
                     AuthorityJob::register(&cx, &authority.name, 1, &Minima::default(), *manifest);
                 registered.unwrap_or_else(|refusal| panic!("not approved: {refusal}"))
             }
-            (None, _) => return,
+            (None, _) => return None,
             (Some(machine), message) => load::<AuthorityJob>(machine)
                 .handle(&mut cx, &directory, message)
                 .unwrap_or_else(|bug| panic!("{bug}")),
         };
         let (job, outputs) = done;
         if self.percent(self.plan.faults.crash / 2) {
-            return;
+            return None;
         }
         if let Some(authority) = self.authorities.get_mut(index) {
             authority.machine = Some(encode(&job));
         }
+        let mut work = None;
         for output in outputs {
-            if let Output::Send { message, .. } = output {
-                self.watch(index, &message);
-                self.send(Parcel::ToAggregator(message));
+            match output {
+                Output::Send { message, .. } => {
+                    self.watch(index, &message);
+                    self.send(Parcel::ToAggregator(message));
+                }
+                Output::Work(batch) => work = Some(batch),
+                _ => {}
             }
         }
+        work
     }
 
     /// What left an authority: one label per position, one request per label.
@@ -495,10 +560,11 @@ impl World {
         ((*open).clone(), order.unwrap_or_else(|e| panic!("{e}")))
     }
 
-    /// Which aligned rows have a label: the first of every few has none.
+    /// Which aligned rows have a label: those whose identifier is at least the number of those without.
     fn trained(&self) -> Vec<u8> {
-        let (with, without) = self.plan.rows;
-        row_bits((0..(with + without) as usize).map(|row| row >= without as usize))
+        let without = self.plan.rows.1;
+        let aligned = self.parties.first().and_then(|party| party.aligned.as_ref());
+        row_bits(aligned.map_or(&[][..], |(ids, _)| ids.as_slice()).iter().map(|id| *id >= without))
     }
 
     fn work(&mut self, index: usize, work: PartyWork) {
@@ -641,22 +707,9 @@ impl World {
         if party.away_until > self.now_ms {
             return;
         }
-        let job = self.job();
         if party.machine.is_none() {
-            let Some(approvals) = job.approvals() else { return };
-            let package = JobPackage { manifest: self.manifest.clone(), approvals };
-            let (with, without) = self.plan.rows;
-            let trained = if index == 0 { self.trained() } else { Vec::new() };
-            let order = hash_parts("aligned", &[b"salt"]);
-            let mut rng = ChaCha20Rng::seed_from_u64(0);
-            let cx = Context { now_ms: self.now_ms, identity: &party.identity, rng: &mut rng };
-            let (minima, entry) = (Minima::default(), party.entry.clone());
-            let joined =
-                PartyJob::join(&cx, entry, &minima, package, (with + without, order), trained);
-            let (machine, _) = joined.unwrap_or_else(|refusal| panic!("not joined: {refusal}"));
-            if let Some(party) = self.parties.get_mut(index) {
-                party.machine = Some(encode(&machine));
-            }
+            self.align(index);
+            return;
         }
         // Joining and saying what rows there are is repeated until both are known.
         let status = self.job().status();
@@ -678,10 +731,149 @@ impl World {
         }
     }
 
+    /// One look at the alignment; once the rows are aligned, the party's machine is made.
+    fn align(&mut self, index: usize) {
+        let Some(approvals) = self.job().approvals() else { return };
+        self.announce(index);
+        let Some(party) = self.parties.get(index) else { return };
+        let manifest = self.manifest.clone();
+        let own = Own { me: &party.name, identity: &party.identity, manifest: &manifest };
+        let view = self.job().view(&party.name);
+        let count = u32::try_from(party.identifiers.len()).unwrap_or(0) + 2;
+        let package = JobPackage { manifest: manifest.clone(), approvals };
+        let next = align::next(&own, &party.entry, count, &view).unwrap_or_else(|e| panic!("{e}"));
+        match next {
+            Next::Wait => {}
+            Next::Send(messages) => {
+                messages.into_iter().for_each(|message| self.send(Parcel::ToAggregator(message)));
+            }
+            Next::Tags(tags) => self.tags(index, &package, &tags),
+            Next::Align(tags, common) => {
+                if party.tags.as_ref().is_none_or(|(of, _)| *of != tags.epoch) {
+                    return self.tags(index, &package, &tags);
+                }
+                let Some((_, own_tags)) = &party.tags else { return };
+                assert_eq!(common.len, self.common.len() as u64);
+                let aligned = own_tags
+                    .align(&self.common, 1)
+                    .unwrap_or_else(|e| panic!("party {index}: {e}"));
+                let rows = aligned.rows().to_vec();
+                let ids = rows.iter().map(|row| party.identifiers[*row as usize]).collect();
+                let root = aligned.root(&tags.group);
+                let Some(party) = self.parties.get_mut(index) else { return };
+                party.features = party.features.select(&rows);
+                party.targets = party.targets.as_ref().map(|targets| targets.select(&rows));
+                party.aligned = Some((ids, root));
+                let trained = if index == 0 { self.trained() } else { Vec::new() };
+                let Some(party) = self.parties.get_mut(index) else { return };
+                let mut rng = ChaCha20Rng::seed_from_u64(0);
+                let cx = Context { now_ms: self.now_ms, identity: &party.identity, rng: &mut rng };
+                let count = u32::try_from(rows.len()).unwrap_or(0);
+                let minima = Minima::default();
+                let entry = party.entry.clone();
+                let joined = PartyJob::join(&cx, entry, &minima, package, (count, root), trained);
+                let (machine, _) = joined.unwrap_or_else(|refusal| panic!("not joined: {refusal}"));
+                party.machine = Some(encode(&machine));
+            }
+        }
+    }
+
+    /// Has identifiers evaluated and submits their tags.
+    fn tags(&mut self, index: usize, package: &JobPackage, tags: &Tags) {
+        let manifest = self.manifest.clone();
+        let job = manifest.hash();
+        let known = self.parties.get(index).and_then(|party| party.tags.as_ref());
+        if known.is_none_or(|(of, _)| *of != tags.epoch) {
+            let Some(party) = self.parties.get(index) else { return };
+            let own = Own { me: &party.name, identity: &party.identity, manifest: &manifest };
+            let identifiers: Vec<Option<Identifier>> = party
+                .identifiers
+                .iter()
+                .map(|id| Some(Identifier::of(&[&id.to_le_bytes()])))
+                .collect();
+            let declared = u32::try_from(identifiers.len()).unwrap_or(0) + 2;
+            let seed = own.blinds_seed(&tags.epoch);
+            let mut rng = ChaCha20Rng::from_seed(*seed.expose());
+            let rows = PartyRows::new(&identifiers, declared, &mut rng).unwrap();
+            let blinder = Blinder::new(own.blinds_seed(&tags.epoch));
+            let keys: Vec<_> = package
+                .approvals
+                .iter()
+                .map(|approval| approval.peek().unwrap().evaluation.unwrap())
+                .collect();
+            let mut all = Vec::new();
+            let name = party.name.clone();
+            let batches: Vec<Vec<[u8; 32]>> = rows.batches().map(<[_]>::to_vec).collect();
+            for (batch, inputs) in (0u32..).zip(&batches) {
+                let blinded = blinder.blind(inputs).unwrap();
+                let mut answers = Vec::new();
+                for at in 0..self.authorities.len() {
+                    let Some(party) = self.parties.get(index) else { return };
+                    let ask = Evaluate {
+                        authority: self.authorities[at].name.clone(),
+                        manifest: job,
+                        party: name.clone(),
+                        batch: batch + 1000 * self.mix(),
+                        blinded: blinded.clone(),
+                    };
+                    let ask = Signed::sign(ask, &party.identity).signed().clone();
+                    let message = Message::Vertical(VerticalMessage::Evaluate(ask));
+                    // Lost or crashed on the way: the party asks again at its next look.
+                    let Some(work) = self.authority_message(at, message) else { return };
+                    let identity = &self.authorities[at].identity;
+                    match work.answer(identity, &job).unwrap_or_else(|e| panic!("{e}")) {
+                        Message::Vertical(VerticalMessage::Evaluated { answer, .. }) => {
+                            answers.push(Evaluated::check(&keys[at], &blinded, &answer).unwrap());
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                let values = blinder.finalise(inputs, &blinded, &keys, &answers).unwrap();
+                all.extend(tags.group.tags(values.expose()));
+            }
+            let made = PartyTags::new(&rows, &all).unwrap();
+            if let Some(party) = self.parties.get_mut(index) {
+                party.tags = Some((tags.epoch, made));
+            }
+        }
+        let mut nonce = Nonce([0; 16]);
+        self.rng.fill_bytes(&mut nonce.0);
+        let Some(party) = self.parties.get_mut(index) else { return };
+        let Some((_, made)) = &party.tags else { return };
+        let nonce = match party.nonce {
+            Some((label, nonce)) if label == tags.label => nonce,
+            _ => nonce,
+        };
+        party.nonce = Some((tags.label, nonce));
+        let bytes = made.encode();
+        let list = BulkRef { len: bytes.len() as u64, root: hash_parts("test", &[&bytes]) };
+        party.uploads.insert(tags.label, bytes);
+        let own = Own { me: &party.name, identity: &party.identity, manifest: &manifest };
+        let header = align::tags_header(&own, &party.entry, tags.label, nonce, list);
+        self.send(Parcel::ToAggregator(Message::Submit(header)));
+    }
+
+    fn intersect(&mut self, work: &Intersect) {
+        let lists: Vec<TagList> = work
+            .lists
+            .iter()
+            .map(|(name, list)| {
+                let party = self.parties.iter().find(|party| party.name == *name).unwrap();
+                let bytes = &party.uploads[&work.label];
+                assert_eq!(bytes.len() as u64, list.len);
+                let declared = u32::try_from(bytes.len() / TAG_BYTES).unwrap();
+                TagList::decode(bytes, declared).unwrap()
+            })
+            .collect();
+        self.common = psi::encode_tags(&psi::common(&lists));
+        let root = hash_parts("test", &[&self.common]);
+        let common = BulkRef { len: self.common.len() as u64, root };
+        let event = aggregator::Event::Intersected { label: work.label, outcome: Ok(common) };
+        self.aggregator_event(event);
+    }
+
     fn announce(&mut self, index: usize) {
         let Some(party) = self.parties.get(index) else { return };
-        let Some(machine) = &party.machine else { return };
-        let machine: PartyJob = load(machine);
         let certificates = self
             .authorities
             .iter()
@@ -700,9 +892,11 @@ impl World {
         let join =
             Join { manifest: self.manifest.hash(), entry: party.entry.clone(), certificates };
         let join = Signed::sign(join, &party.identity).signed().clone();
-        let ready = machine.ready().signed().clone();
+        let ready = party.machine.as_deref().map(|m| load::<PartyJob>(m).ready().signed().clone());
         self.send(Parcel::ToAggregator(Message::Join(join)));
-        self.send(Parcel::ToAggregator(Message::Vertical(VerticalMessage::Ready(ready))));
+        if let Some(ready) = ready {
+            self.send(Parcel::ToAggregator(Message::Vertical(VerticalMessage::Ready(ready))));
+        }
     }
 
     fn deliver(&mut self) {
@@ -726,7 +920,7 @@ impl World {
                 if self.percent(self.plan.faults.repeat) {
                     self.parcels.push(Parcel::ToAuthority(index, message.clone()));
                 }
-                self.authority_message(index, message);
+                let _ = self.authority_message(index, message);
             }
         }
     }
@@ -740,11 +934,12 @@ impl World {
                 self.look(index);
             }
             3 => self.pump(),
-            _ => self.deliver(),
+            // A look may send a message to every other party.
+            _ => (0..4).for_each(|_| self.deliver()),
         }
         if self.rng.next_u32() % 1000 < self.plan.faults.away {
             let index = 1 + self.rng.next_u32() as usize % (count - 1);
-            let until = self.now_ms + u64::from(self.rng.next_u32() % 15_000);
+            let until = self.now_ms + u64::from(self.rng.next_u32() % 22_000);
             if let Some(party) = self.parties.get_mut(index) {
                 party.away_until = until;
             }
@@ -825,7 +1020,13 @@ impl World {
         let all: Vec<Name> = self
             .scores_roster()
             .unwrap_or_else(|| self.parties.iter().map(|party| party.name.clone()).collect());
-        let scores = (0..self.plan.rows.1).map(|row| (row, score(&models, &all, row, 0))).collect();
+        let without = self.plan.rows.1;
+        let ids = holder.aligned.as_ref().map_or(&[][..], |(ids, _)| ids.as_slice());
+        let scores = (0u32..)
+            .zip(ids)
+            .filter(|(_, id)| **id < without)
+            .map(|(row, _)| (row, score(&models, &all, row, 0)))
+            .collect();
         let hashes = self
             .parties
             .iter()

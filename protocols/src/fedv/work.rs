@@ -6,6 +6,7 @@ use quorate_crypto::fe::product::{
 };
 use quorate_crypto::keys::{Identity, SharedKey};
 use quorate_crypto::merkle::{Hash, hash_parts};
+use quorate_crypto::psi::{Contribution, GroupKey};
 use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{KeyedNonce, Label, Nonce};
 use zeroize::{Zeroize, Zeroizing};
@@ -55,17 +56,23 @@ impl Own<'_> {
         self.seed("quorate/vertical-label-noise/1", &parts)
     }
 
-    /// This party's contribution to the order of an epoch.
+    /// This party's contribution to the order of an epoch, or to the key of an alignment.
     #[must_use]
-    pub fn contribution(&self, epoch: &Hash) -> Secret<[u8; 32]> {
-        self.seed("quorate/vertical-contribution/1", &[&epoch.0])
+    pub fn contribution(&self, epoch: &Hash) -> Contribution {
+        Contribution::from_bytes(self.seed("quorate/vertical-contribution/1", &[&epoch.0]))
     }
 
-    /// The commitment to it.
+    /// The commitment to it, with the number of `identifiers` to be evaluated, 0 in epochs.
     #[must_use]
-    pub fn commitment(&self, epoch: &Hash) -> Commit {
-        let commitment = commitment(epoch, self.me, self.contribution(epoch).expose());
-        Commit { epoch: *epoch, party: self.me.clone(), commitment }
+    pub fn commitment(&self, epoch: &Hash, identifiers: u32) -> Commit {
+        let commitment = self.contribution(epoch).commitment(&epoch.0, self.me.as_str());
+        Commit { epoch: *epoch, party: self.me.clone(), commitment, identifiers }
+    }
+
+    /// The seed of the blinds of an alignment.
+    #[must_use]
+    pub fn blinds_seed(&self, epoch: &Hash) -> Secret<[u8; 32]> {
+        self.seed("quorate/vertical-blinds/1", &[&epoch.0])
     }
 
     fn mask_seed(&self, label: &Label, nonce: &Nonce) -> Secret<[u8; 32]> {
@@ -138,16 +145,52 @@ impl Own<'_> {
         trained: Option<&[u8]>,
     ) -> Result<Order, Refusal> {
         let spec = spec(self.manifest)?;
-        let mut contributions = Zeroizing::new(Vec::new());
-        let mut bits = trained.map(<[u8]>::to_vec);
+        let (contributions, of_holder) = self.contributions((epoch, open), commits, shares)?;
+        let mut parts = Zeroizing::new(Vec::new());
+        contributions.iter().for_each(|(_, _, own)| parts.extend_from_slice(own.expose()));
+        let bits = trained.map_or(of_holder, <[u8]>::to_vec);
+        Order::new(spec, open, &bits, &parts)
+            .map_err(|refusal| refusal.blaming(Culprit::Party(spec.holder.clone())))
+    }
+
+    /// The key that all parties of an alignment share and no service has (V10).
+    ///
+    /// # Errors
+    /// [`Code::Malformed`], blaming who sealed something other than it committed to.
+    pub fn group_key(
+        &self,
+        (epoch, open): (&Hash, &EpochOpen),
+        commits: &[Signed<Commit>],
+        shares: &[Signed<SeedShare>],
+    ) -> Result<GroupKey, Refusal> {
+        let (contributions, _) = self.contributions((epoch, open), commits, shares)?;
+        let members: Vec<_> = contributions
+            .iter()
+            .map(|(party, commitment, own)| (party.as_str(), *commitment, own))
+            .collect();
+        GroupKey::combine(&epoch.0, &members)
+            .map_err(|e| Refusal::new(Code::Malformed, e.to_string()))
+    }
+
+    /// Everybody's contribution with its commitment, in roster order, and the rows that the label
+    /// holder trains on.
+    #[expect(clippy::type_complexity, reason = "a list and what comes with one of its entries")]
+    fn contributions(
+        &self,
+        (epoch, open): (&Hash, &EpochOpen),
+        commits: &[Signed<Commit>],
+        shares: &[Signed<SeedShare>],
+    ) -> Result<(Vec<(Name, Hash, Contribution)>, Vec<u8>), Refusal> {
+        let spec = spec(self.manifest)?;
+        let mut contributions = Vec::with_capacity(commits.len());
+        let mut trained = Vec::new();
         for (entry, commit) in open.roster.iter().zip(commits) {
             let commit = commit.verify(&entry.verify)?;
             let blame = |why: &str| {
                 Refusal::new(Code::Malformed, why).blaming(Culprit::Party(entry.party.clone()))
             };
-            let mut secret = if entry.party == *self.me {
-                let contribution = *self.contribution(epoch).expose();
-                EpochSecret { contribution, trained: Vec::new() }
+            let own = if entry.party == *self.me {
+                self.contribution(epoch)
             } else {
                 let share = shares
                     .iter()
@@ -159,23 +202,22 @@ impl Own<'_> {
                     .identity
                     .open_sealed(&info.0, &share.sealed)
                     .ok_or_else(|| blame("a contribution that does not open"))?;
-                decode(plain.expose()).map_err(|_| blame("a contribution that is none"))?
+                let secret: EpochSecret =
+                    decode(plain.expose()).map_err(|_| blame("a contribution that is none"))?;
+                if entry.party == spec.holder {
+                    trained = secret.trained;
+                }
+                Contribution::from_bytes(Secret::new(secret.contribution))
             };
-            let right = commitment(epoch, &entry.party, &secret.contribution) == commit.commitment
+            let right = own.commitment(&epoch.0, entry.party.as_str()) == commit.commitment
                 && commit.party == entry.party
                 && commit.epoch == *epoch;
             if !right {
                 return Err(blame("a contribution other than the one committed to"));
             }
-            contributions.extend_from_slice(&secret.contribution);
-            secret.contribution.zeroize();
-            if entry.party == spec.holder && *self.me != spec.holder {
-                bits = Some(secret.trained);
-            }
+            contributions.push((entry.party.clone(), commit.commitment, own));
         }
-        let bits = bits.unwrap_or_default();
-        Order::new(spec, open, &bits, &contributions)
-            .map_err(|refusal| refusal.blaming(Culprit::Party(spec.holder.clone())))
+        Ok((contributions, trained))
     }
 
     /// A passive party's ciphertext of one batch: words to upload.
@@ -500,11 +542,6 @@ pub fn row_bits(trained: impl ExactSizeIterator<Item = bool>) -> Vec<u8> {
         }
     }
     bits
-}
-
-fn commitment(epoch: &Hash, party: &Name, contribution: &[u8; 32]) -> Hash {
-    let parts: [&[u8]; 3] = [&epoch.0, party.as_str().as_bytes(), contribution];
-    hash_parts("quorate/vertical-commitment/1", &parts)
 }
 
 fn entry<'a>(roster: &'a [RosterEntry], party: &Name) -> Result<&'a RosterEntry, Refusal> {
