@@ -118,7 +118,7 @@ impl ProductContext {
     /// [`SchemeError::Length`] when the bytes are no whole words, [`SchemeError::Keys`] without a key,
     /// [`SchemeError::Shape`] when the batch is longer than the generator's period.
     pub fn seal(&self, keys: &[KeyedNonce<'_>], words: &mut [u8]) -> Result<(), SchemeError> {
-        if words.len() % WORD != 0 {
+        if !words.len().is_multiple_of(WORD) {
             return Err(SchemeError::Length {
                 expected: words.len() / WORD * WORD,
                 got: words.len(),

@@ -160,6 +160,7 @@ struct Aligned {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "one per job, and mostly the largest one")]
 enum Phase {
     Registering,
     /// Waiting for parties; when enough were there.

@@ -172,7 +172,7 @@ impl AuthorityJob {
             return Err(Refusal::new(Code::WrongLabel, "a request to another authority or job"));
         }
         let count = ask.blinded.len() / ELEMENT_BYTES;
-        if count == 0 || count > MAX_BATCH || ask.blinded.len() % ELEMENT_BYTES != 0 {
+        if count == 0 || count > MAX_BATCH || !ask.blinded.len().is_multiple_of(ELEMENT_BYTES) {
             return Err(Refusal::new(
                 Code::WrongLength,
                 format!("a batch has 1 to {MAX_BATCH} identifiers of {ELEMENT_BYTES} bytes"),

@@ -282,7 +282,12 @@ impl World {
         let value = |party: usize, id: u32, column: usize| {
             let hash = hash_parts(
                 "value",
-                &[&seed.to_le_bytes(), &[party as u8, column as u8], &id.to_le_bytes()],
+                &[
+                    &seed.to_le_bytes(),
+                    &party.to_le_bytes(),
+                    &column.to_le_bytes(),
+                    &id.to_le_bytes(),
+                ],
             );
             f64::from(u32::from_le_bytes(*hash.0.first_chunk().unwrap())) / f64::from(u32::MAX)
                 * 4.0
@@ -675,7 +680,6 @@ impl World {
             .collect()
     }
 
-    #[expect(clippy::type_complexity, reason = "four things that one batch is made of")]
     fn open(
         &self,
         index: usize,
@@ -807,7 +811,7 @@ impl World {
             for (batch, inputs) in (0u32..).zip(&batches) {
                 let blinded = blinder.blind(inputs).unwrap();
                 let mut answers = Vec::new();
-                for at in 0..self.authorities.len() {
+                for (at, key) in keys.iter().enumerate() {
                     let Some(party) = self.parties.get(index) else { return };
                     let ask = Evaluate {
                         authority: self.authorities[at].name.clone(),
@@ -823,7 +827,7 @@ impl World {
                     let identity = &self.authorities[at].identity;
                     match work.answer(identity, &job).unwrap_or_else(|e| panic!("{e}")) {
                         Message::Vertical(VerticalMessage::Evaluated { answer, .. }) => {
-                            answers.push(Evaluated::check(&keys[at], &blinded, &answer).unwrap());
+                            answers.push(Evaluated::check(key, &blinded, &answer).unwrap());
                         }
                         other => panic!("{other:?}"),
                     }
