@@ -41,8 +41,17 @@ fn limit() -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_past_the_budget_is_refused_after_a_restart_too() -> Result<()> {
+    one_round_is_granted(noised()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_threshold_jobs_grant_past_the_budget_is_refused_after_a_restart_too() -> Result<()> {
+    one_round_is_granted(JobSpec { scheme: "elgamal".to_owned(), ..noised() }).await
+}
+
+async fn one_round_is_granted(spec: JobSpec) -> Result<()> {
     let mut world = World::one(Some(limit())).await?;
-    let first = world.create(&noised()).await?;
+    let first = world.create(&spec).await?;
     let opened = run(&world, first).await?;
     assert_eq!(opened, 1, "one round fits the authority's limit");
     let spent = spent(&world).await?;
@@ -51,7 +60,7 @@ async fn a_grant_past_the_budget_is_refused_after_a_restart_too() -> Result<()> 
     ensure!(spent.exact.is_some_and(|exact| exact <= spent.zcdp));
 
     world.authorities[0].restart().await?;
-    let second = world.create(&noised()).await?;
+    let second = world.create(&spec).await?;
     let opened = run(&world, second).await?;
     assert_eq!(opened, 0, "nothing is left for another job");
     assert_eq!(self::spent(&world).await?.rounds, 1);

@@ -109,8 +109,8 @@ impl Drop for Service {
     }
 }
 
-/// Waits until no task of a killed service holds the store any more.
-async fn unlocked(store: &Path) -> Result<()> {
+/// Waits until no task of a killed service or party holds the store any more.
+pub(crate) async fn unlocked(store: &Path) -> Result<()> {
     let free = async {
         loop {
             match Store::open(store).await {

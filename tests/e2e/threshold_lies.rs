@@ -29,7 +29,7 @@ const DIM: u64 = 6;
 const NONCE: Nonce = Nonce([7; 16]);
 
 /// A party that the test plays, in a round that is open.
-struct Sender {
+pub(crate) struct Sender {
     party: RawParty,
     base: String,
     manifest: Manifest,
@@ -39,7 +39,11 @@ struct Sender {
 
 impl Sender {
     /// Enrols and asks to be invited.
-    async fn join(world: &World, job: Hash, id: &str) -> Result<(RawParty, String, Manifest)> {
+    pub(crate) async fn join(
+        world: &World,
+        job: Hash,
+        id: &str,
+    ) -> Result<(RawParty, String, Manifest)> {
         let base = format!("{}/v1/jobs/{job}", world.aggregator.url());
         let package = format!("{base}/package");
         until(async || reqwest::get(&package).await.is_ok_and(|a| a.status().is_success())).await?;

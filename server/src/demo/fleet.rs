@@ -1,6 +1,7 @@
 //! The processes of a deployment on this machine: authorities, one aggregator, banks.
 
 use std::ffi::OsString;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -26,6 +27,15 @@ pub struct Fleet {
 }
 
 impl Fleet {
+    /// A free address of the loopback interface, for an aggregator that its authorities have to know
+    /// before it runs.
+    ///
+    /// # Errors
+    /// When the system has none.
+    pub fn reserve() -> anyhow::Result<SocketAddr> {
+        Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
+    }
+
     /// Starts `authorities` key authorities of `program`, with stores and logs under `folder`.
     ///
     /// # Errors
@@ -35,10 +45,27 @@ impl Fleet {
         folder: &Path,
         authorities: usize,
     ) -> anyhow::Result<Vec<Service>> {
+        Self::authorities_of(program, folder, authorities, None).await
+    }
+
+    /// As [`Fleet::authorities`], with authorities that fetch the replies of threshold jobs from an
+    /// aggregator at `aggregator`, which need not run yet.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub async fn authorities_of(
+        program: &Path,
+        folder: &Path,
+        authorities: usize,
+        aggregator: Option<SocketAddr>,
+    ) -> anyhow::Result<Vec<Service>> {
         let mut services = Vec::with_capacity(authorities);
         for letter in ('a'..='z').take(authorities) {
             let name = format!("authority-{letter}");
             let mut args = words(&["authority", "--name", &name, "--tenant", TENANT]);
+            if let Some(aggregator) = aggregator {
+                args.extend(words(&["--aggregator", &format!("http://{aggregator}")]));
+            }
             let log = own_folder(folder, &name, &mut args)?;
             let mut service = Service::listening(program, &name, args, log);
             service.start().await?;
@@ -57,12 +84,29 @@ impl Fleet {
         authorities: Vec<Service>,
         urls: &[String],
     ) -> anyhow::Result<Self> {
+        Self::start_at(program, folder, authorities, urls, None).await
+    }
+
+    /// As [`Fleet::start`], with the aggregator at `address`, which [`Fleet::reserve`] chose.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_at(
+        program: &Path,
+        folder: &Path,
+        authorities: Vec<Service>,
+        urls: &[String],
+        address: Option<SocketAddr>,
+    ) -> anyhow::Result<Self> {
         let mut args = words(&["aggregator", "--tenant", TENANT]);
         let log = own_folder(folder, "aggregator", &mut args)?;
         for url in urls {
             args.extend(words(&["--authority", url]));
         }
         let mut aggregator = Service::listening(program, "aggregator", args, log);
+        if let Some(address) = address {
+            aggregator = aggregator.at(address);
+        }
         aggregator.start().await?;
         let (program, folder) = (program.to_owned(), folder.to_owned());
         Ok(Self { program, folder, authorities, aggregator, banks: Vec::new() })

@@ -39,9 +39,15 @@ impl Service {
     /// the same port after every restart.
     #[must_use]
     pub fn listening(program: &Path, name: &str, args: Vec<OsString>, log: PathBuf) -> Self {
-        let mut service = Self::connecting(program, name, args, log);
-        service.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-        service
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::connecting(program, name, args, log).at(any)
+    }
+
+    /// This process, listening at `address`.
+    #[must_use]
+    pub const fn at(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
     }
 
     /// A process that only connects to others.
