@@ -173,7 +173,8 @@ impl Manifest {
             .workload
             .payload(round)
             .ok_or_else(|| Refusal::new(Code::OutOfOrder, "the job has no such round"))?;
-        Ok(PayloadSpec { noise: word_room(self, round), ..payload })
+        let (noise, proven) = (word_room(self, round), self.is_threshold());
+        Ok(PayloadSpec { noise, proven, ..payload })
     }
 
     /// Shape of the sum of a round.
