@@ -21,7 +21,7 @@ use quorate_crypto::threshold::{HolderInput, KeyPost, KeySecret, PartyInput, Rep
 use quorate_protocols::job::Manifest;
 use quorate_protocols::machine;
 use quorate_protocols::model::{ModelState, mean_loss};
-use quorate_protocols::payload::{self, HEAD_WORDS, OpenedSum, PayloadKind, PayloadSpec};
+use quorate_protocols::payload::{self, OpenedSum, PayloadKind, PayloadSpec};
 use quorate_protocols::policy::noise::replayable_seed;
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::authority::KeyMember;
@@ -792,11 +792,12 @@ async fn check_vector(
     if Some(sum.bulk().info().len) != expected.checked_mul(word as u64) {
         return Err(Refusal::new(Code::CheckSlot, "the opened sum has a wrong length").into());
     }
-    let head = read_coordinates(sum, &(0..HEAD_WORDS), word).await?;
+    let before = whole.head_words();
+    let head = read_coordinates(sum, &(0..before), word).await?;
     let mut rows = 0;
     for range in ranges(len, word) {
         let len = range.end - range.start;
-        let part = range.start + HEAD_WORDS..range.end + HEAD_WORDS;
+        let part = range.start + before..range.end + before;
         let mut bytes = head.clone();
         bytes.extend(read_coordinates(sum, &part, word).await?);
         let manifest = Arc::clone(manifest);

@@ -75,7 +75,7 @@ impl Sender {
         let scheme = self.manifest.threshold_scheme()?;
         let shape = self.manifest.shape(0)?;
         let binding = reply_binding(&self.label, bound, &NONCE);
-        let head = [0, 0, 0, 0, 1];
+        let head = [1];
         let values = [&head[..], &vector(self.party.entry.party.as_str(), 0, DIM)].concat();
         let mut out = vec![0; scheme.reply_bytes(&shape).context("no length")?];
         let seed = Secret::new([5; 32]);
