@@ -39,8 +39,20 @@ impl Service {
     /// the same port after every restart.
     #[must_use]
     pub fn listening(program: &Path, name: &str, args: Vec<OsString>, log: PathBuf) -> Self {
+        Self::listening_at(any_port(), program, name, args, log)
+    }
+
+    /// A process that listens at `address`.
+    #[must_use]
+    pub fn listening_at(
+        address: SocketAddr,
+        program: &Path,
+        name: &str,
+        args: Vec<OsString>,
+        log: PathBuf,
+    ) -> Self {
         let mut service = Self::connecting(program, name, args, log);
-        service.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        service.listen = Some(address);
         service
     }
 
@@ -181,6 +193,12 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A free port of the loopback interface.
+#[must_use]
+pub fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 fn read_from(path: &Path, from: u64) -> anyhow::Result<String> {
