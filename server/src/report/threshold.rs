@@ -276,11 +276,13 @@ fn real(f: &mut fmt::Formatter<'_>, report: &ThresholdReport, run: &RealRun) -> 
     write!(
         f,
         "<section><h2>Through the real services: <code>{}</code></h2><p>One process per role on \
-         loopback. {} parties; {} of {} key holders open a sum together with the authority. The key \
-         took {:.1} s and {} of its calls; the whole job {:.1} s. {} were sent to the aggregator, {} \
+         loopback. The job is the hybrid at epsilon {} and {} parties, a cell of both sweeps, with each \
+         party’s own share of the noise. {} of {} key holders open a sum together with the authority. \
+         The key took {:.1} s (calls for it: {}), the whole job {:.1} s. {} were sent to the aggregator, {} \
          of partial decryptions, {} of sums fetched. The authority’s ledger shows rho {:.6}, which is \
          epsilon {:.4}. {} of the model on held-out rows: {}.</p>",
         Escaped(&run.scheme),
+        run.epsilon,
         run.parties,
         run.needed,
         run.holders,

@@ -96,7 +96,7 @@ impl Model {
     const fn defaults(self) -> (&'static str, f64, f64) {
         match self {
             Self::Id3 => ("nursery", 0.5, 1e-6),
-            Self::Svm => ("nursery", 1.0, 1e-6),
+            Self::Svm => ("nursery", 0.5, 1e-6),
             Self::Nn => ("mnist7", 2.0, 1e-5),
         }
     }

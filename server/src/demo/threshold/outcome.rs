@@ -169,12 +169,19 @@ impl Outcome<'_> {
             println!("model hash  {}  simulated, same seeds", run.simulated_model_hash);
         }
         println!("report: {}", out.join("report.html").display());
-        match self.runs.iter().find_map(|run| run.difference.as_ref().map(|why| (run, why))) {
-            Some((run, why)) => {
-                bail!("the real run with {} is not the simulated one: {why}", run.scheme)
-            }
-            None => Ok(()),
-        }
+        equal(&self.runs)
+    }
+}
+
+/// Refuses runs that opened another sum than the simulation.
+fn equal(runs: &[RealRun]) -> anyhow::Result<()> {
+    match runs.iter().find(|run| !run.sums_equal || run.model_hash != run.simulated_model_hash) {
+        Some(run) => bail!(
+            "the real run with {} is not the simulated one: {}",
+            run.scheme,
+            run.difference.as_deref().unwrap_or("equal sums made another model")
+        ),
+        None => Ok(()),
     }
 }
 
@@ -200,4 +207,43 @@ fn keyed(of: impl Fn(Regime) -> Option<f64>) -> Map<String, Value> {
         Regime::Alone => "metric_alone",
     };
     Regime::ALL.into_iter().map(|regime| (key(regime).to_owned(), of(regime).into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_whose_sums_or_model_differ_is_refused() {
+        let run = RealRun {
+            scheme: "elgamal".to_owned(),
+            job: String::new(),
+            epsilon: 0.5,
+            parties: 4,
+            holders: 3,
+            needed: 2,
+            key_calls: 1,
+            key_seconds: 1.0,
+            seconds: 2.0,
+            rounds: 1,
+            sums_equal: true,
+            difference: None,
+            metric: 0.5,
+            model_hash: "aa".to_owned(),
+            simulated_model_hash: "aa".to_owned(),
+            bytes_up: 1,
+            bytes_down: 1,
+            bytes_shares: 1,
+            rho_spent: 0.1,
+            epsilon_spent: 0.5,
+            table: Vec::new(),
+        };
+        assert!(equal(&[run.clone()]).is_ok());
+        let difference = Some("value 0 of round 0".to_owned());
+        let sums = RealRun { sums_equal: false, difference, ..run.clone() };
+        let error = equal(&[run.clone(), sums]).unwrap_err().to_string();
+        assert_eq!(error, "the real run with elgamal is not the simulated one: value 0 of round 0");
+        let model = RealRun { simulated_model_hash: "ab".to_owned(), ..run };
+        assert!(equal(&[model]).unwrap_err().to_string().contains("another model"));
+    }
 }
