@@ -238,7 +238,7 @@ mod tests {
             epsilon_spent: 0.5,
             table: Vec::new(),
         };
-        assert!(equal(&[run.clone()]).is_ok());
+        assert!(equal(&[run.clone(), run.clone()]).is_ok());
         let difference = Some("value 0 of round 0".to_owned());
         let sums = RealRun { sums_equal: false, difference, ..run.clone() };
         let error = equal(&[run.clone(), sums]).unwrap_err().to_string();
