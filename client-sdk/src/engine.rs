@@ -88,10 +88,17 @@ pub fn log_line(job: &str, actor: &str, fact: &machine::Fact) -> Fact {
 pub fn noise_rng(seed: Option<&[u8; 32]>, job: &Hash, round: u32, party: &Name) -> ChaCha20Rng {
     let mut start = Zeroizing::new([0; 32]);
     match seed {
-        Some(seed) => *start = replayable_seed(&[*seed, job.0].concat(), round, party),
+        Some(seed) => *start = replayable_seed(&noise_seed(seed, job), round, party),
         None => os_rng().fill_bytes(start.as_mut()),
     }
     ChaCha20Rng::from_seed(*start)
+}
+
+/// The bytes from which a party with this seed derives all its noise in `job`, for whoever repeats it:
+/// see [`Draws::Shares`](crate::learn::sweep::Draws::Shares).
+#[must_use]
+pub fn noise_seed(seed: &[u8; 32], job: &Hash) -> Vec<u8> {
+    [*seed, job.0].concat()
 }
 
 /// Why work on vectors failed.

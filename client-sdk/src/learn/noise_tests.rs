@@ -120,9 +120,9 @@ fn a_simulation_with_shares_equals_the_protocols_sums() {
         assert_eq!(manifest.noise_divisor(), setting.shares());
         setting.job = manifest.hash();
         let mut simulated = Vec::new();
-        let seed = 5u64;
+        let seed = 5u64.to_le_bytes();
         let last = setting
-            .train(Regime::Hybrid, Draws::Shares, seed, |_, sum| simulated.push(sum.clone()))
+            .train(Regime::Hybrid, Draws::Shares(&seed), |_, sum| simulated.push(sum.clone()))
             .unwrap();
         let mut state = ModelState::of_job(&manifest);
         for (round, expected) in (0..).zip(&simulated) {
@@ -131,7 +131,7 @@ fn a_simulation_with_shares_equals_the_protocols_sums() {
             for (name, rows) in &data {
                 let (rows, body) =
                     contribution(&workload, &CODE, &state, rows, name.as_str(), round).unwrap();
-                let seed = replayable_seed(&seed.to_le_bytes(), round, name);
+                let seed = replayable_seed(&seed, round, name);
                 let mut rng = ChaCha20Rng::from_seed(seed);
                 let own = Contribution { rows, body };
                 let bytes = noised(&manifest, round, own, &mut rng).unwrap();
@@ -151,8 +151,10 @@ fn a_simulation_with_shares_equals_the_protocols_sums() {
         assert_eq!(state, last);
         assert_eq!(model_after_all(&workload, &CODE, &setting.job, &simulated).unwrap(), last);
         // Other seeds, other noise.
-        let other = setting.train(Regime::Hybrid, Draws::Shares, 6, |_, _| {}).unwrap();
+        let other = setting.train(Regime::Hybrid, Draws::Shares(&[6]), |_, _| {}).unwrap();
         assert_ne!(other.hash(), last.hash());
+        // Shares are the hybrid's alone.
+        assert!(setting.train(Regime::Local, Draws::Shares(&seed), |_, _| {}).is_err());
     }
 }
 

@@ -39,8 +39,7 @@ impl Service {
     /// the same port after every restart.
     #[must_use]
     pub fn listening(program: &Path, name: &str, args: Vec<OsString>, log: PathBuf) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self::connecting(program, name, args, log).at(any)
+        Self::connecting(program, name, args, log).at(any_port())
     }
 
     /// This process, listening at `address`.
@@ -187,6 +186,12 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A free port of the loopback interface.
+#[must_use]
+pub fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 fn read_from(path: &Path, from: u64) -> anyhow::Result<String> {
