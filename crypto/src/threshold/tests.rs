@@ -115,10 +115,12 @@ fn shapes_and_the_sum_scheme_conform() {
     }
 }
 
-/// A key of each quick scheme, with bytes to alter.
-fn hostile() -> &'static [(&'static dyn ThresholdScheme, KeyFixture, Vec<Vec<u8>>)] {
-    static KEYS: OnceLock<Vec<(&'static dyn ThresholdScheme, KeyFixture, Vec<Vec<u8>>)>> =
-        OnceLock::new();
+/// A scheme, a key of it, and bytes to alter.
+type Hostile = (&'static dyn ThresholdScheme, KeyFixture, Vec<Vec<u8>>);
+
+/// One of each quick scheme.
+fn hostile() -> &'static [Hostile] {
+    static KEYS: OnceLock<Vec<Hostile>> = OnceLock::new();
     KEYS.get_or_init(|| {
         let keyed = |scheme| {
             let fixture = key(scheme, 3, 2, 9);
