@@ -698,11 +698,14 @@ impl JobSpec {
             return Err(bad(why.to_owned()));
         };
         let served = || schemes::all().iter().filter(|scheme| scheme.info().served);
-        let scheme =
-            served().find(|scheme| scheme.info().name == self.scheme).ok_or_else(|| {
-                let known: Vec<&str> = served().map(|scheme| scheme.info().name).collect();
-                bad(format!("scheme {:?} is unknown, there are: {}", self.scheme, known.join(", ")))
-            })?;
+        let named = schemes::by_name(&self.scheme).filter(|scheme| {
+            let info = scheme.info();
+            info.served || (cfg!(feature = "testkit") && info.family == Family::Threshold)
+        });
+        let scheme = named.ok_or_else(|| {
+            let known: Vec<&str> = served().map(|scheme| scheme.info().name).collect();
+            bad(format!("scheme {:?} is unknown, there are: {}", self.scheme, known.join(", ")))
+        })?;
         let suite = match self.suite.as_str() {
             "aes-256-ctr" => PadSuite::Aes256Ctr,
             "chacha20" => PadSuite::ChaCha20,

@@ -21,7 +21,7 @@ use quorate_crypto::threshold::{HolderInput, KeyPost, KeySecret, PartyInput, Rep
 use quorate_protocols::job::Manifest;
 use quorate_protocols::machine;
 use quorate_protocols::model::{ModelState, mean_loss};
-use quorate_protocols::payload::{self, HEAD_WORDS, OpenedSum, PayloadKind, PayloadSpec};
+use quorate_protocols::payload::{self, OpenedSum, PayloadKind, PayloadSpec};
 use quorate_protocols::policy::noise::replayable_seed;
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::authority::KeyMember;
@@ -88,10 +88,17 @@ pub fn log_line(job: &str, actor: &str, fact: &machine::Fact) -> Fact {
 pub fn noise_rng(seed: Option<&[u8; 32]>, job: &Hash, round: u32, party: &Name) -> ChaCha20Rng {
     let mut start = Zeroizing::new([0; 32]);
     match seed {
-        Some(seed) => *start = replayable_seed(&[*seed, job.0].concat(), round, party),
+        Some(seed) => *start = replayable_seed(&noise_seed(seed, job), round, party),
         None => os_rng().fill_bytes(start.as_mut()),
     }
     ChaCha20Rng::from_seed(*start)
+}
+
+/// The bytes from which a party with this seed derives all its noise in `job`, for whoever repeats it:
+/// see [`Draws::Shares`](crate::learn::sweep::Draws::Shares).
+#[must_use]
+pub fn noise_seed(seed: &[u8; 32], job: &Hash) -> Vec<u8> {
+    [*seed, job.0].concat()
 }
 
 /// Why work on vectors failed.
@@ -792,11 +799,12 @@ async fn check_vector(
     if Some(sum.bulk().info().len) != expected.checked_mul(word as u64) {
         return Err(Refusal::new(Code::CheckSlot, "the opened sum has a wrong length").into());
     }
-    let head = read_coordinates(sum, &(0..HEAD_WORDS), word).await?;
+    let before = whole.head_words();
+    let head = read_coordinates(sum, &(0..before), word).await?;
     let mut rows = 0;
     for range in ranges(len, word) {
         let len = range.end - range.start;
-        let part = range.start + HEAD_WORDS..range.end + HEAD_WORDS;
+        let part = range.start + before..range.end + before;
         let mut bytes = head.clone();
         bytes.extend(read_coordinates(sum, &part, word).await?);
         let manifest = Arc::clone(manifest);

@@ -43,7 +43,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::Hash;
-use quorate_protocols::job::{AuthorityKey, JobPackage, Manifest, Minima, RosterEntry};
+use quorate_protocols::job::{AuthorityKey, JobPackage, Minima, RosterEntry};
 use quorate_protocols::machine::Bug;
 use quorate_protocols::model::ModelState;
 use quorate_protocols::refusal::{Code, Refusal};
@@ -278,8 +278,7 @@ pub struct PartyConfig {
     /// Two such sums, of members that differ in this party, give its plaintext by subtraction.
     pub allow_repeated_plaintexts: bool,
     /// The most epsilon that all jobs together may spend on this party's data, at the delta of each
-    /// job; a job's own epsilon binds besides. With such a limit a job without noise, whose exact sums
-    /// no epsilon bounds, is refused.
+    /// job; a job's own epsilon binds besides. Such a limit implies [`Minima::require_noise`].
     pub max_epsilon: Option<f64>,
     /// The account that is charged, when the store serves several data sets; one account for all
     /// jobs when absent, whatever data set they name.
@@ -455,6 +454,8 @@ impl Party {
         // A job with fewer authorities than this party trusts would leave out some that protect it.
         let trusted = u32::try_from(authorities.len()).unwrap_or(u32::MAX);
         minima.authorities = minima.authorities.max(trusted);
+        // No epsilon bounds exact sums.
+        minima.require_noise |= config.max_epsilon.is_some();
         let inner = Inner {
             store,
             http,
@@ -556,15 +557,6 @@ impl Party {
     }
 }
 
-/// Refuses exact sums over data whose owner set a budget.
-fn check_noise(manifest: &Manifest, limit: Option<f64>) -> Result<(), Refusal> {
-    if limit.is_some() && manifest.privacy.noise().is_none() {
-        let why = "the job adds no noise, and this party sets a privacy budget for its data";
-        return Err(Refusal::new(Code::BelowMinima, why));
-    }
-    Ok(())
-}
-
 /// Fetches a job's package, waiting until every authority approved.
 async fn fetch_package(inner: &Inner, job: &Hex32) -> Result<JobPackage, PartyError> {
     let peer = "the aggregator";
@@ -598,40 +590,4 @@ async fn fetch_package(inner: &Inner, job: &Hex32) -> Result<JobPackage, PartyEr
         .into());
     }
     Ok(package)
-}
-
-#[cfg(test)]
-mod tests {
-    use quorate_crypto::keys::ExchangeKey;
-    use quorate_protocols::job::Privacy;
-    use quorate_protocols::policy::{Mechanism, NoiseSpec, Unit};
-
-    use super::*;
-    use crate::api::{JobSpec, SumTable};
-
-    #[test]
-    fn a_budget_refuses_exact_sums() {
-        let authority = AuthorityKey {
-            name: Name::new("a").unwrap(),
-            epoch: 0,
-            verify: VerifyKey([1; 32]),
-            exchange: ExchangeKey([1; 32]),
-        };
-        let spec = JobSpec::of_sum("test", 3, SumTable { dim: 1, rounds: 1, max_abs: 10 });
-        let tenant = Name::new("t").unwrap();
-        let mut manifest =
-            spec.into_manifest(tenant, VerifyKey([2; 32]), vec![authority], [0; 16]).unwrap();
-        assert!(check_noise(&manifest, None).is_ok());
-        assert_eq!(check_noise(&manifest, Some(1.0)).unwrap_err().code, Code::BelowMinima);
-        manifest.privacy = Privacy::Noise(NoiseSpec {
-            unit: Unit::Record,
-            mechanism: Mechanism::Gaussian,
-            multiplier: 1.0,
-            clip: 1.0,
-            epsilon: 10.0,
-            delta: 1e-6,
-            data_set: Name::new("d").unwrap(),
-        });
-        assert!(check_noise(&manifest, Some(1.0)).is_ok());
-    }
 }

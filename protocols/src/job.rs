@@ -175,7 +175,8 @@ impl Manifest {
             .workload
             .payload(round)
             .ok_or_else(|| Refusal::new(Code::OutOfOrder, "the job has no such round"))?;
-        Ok(PayloadSpec { noise: word_room(self, round), ..payload })
+        let (noise, proven) = (word_room(self, round), self.is_threshold());
+        Ok(PayloadSpec { noise, proven, ..payload })
     }
 
     /// Shape of the sum of a round.
@@ -534,11 +535,27 @@ pub struct Minima {
     /// Signature keys of accepted authorities; empty accepts any (an authority checks only that it
     /// is itself in the list).
     pub accepted: Vec<VerifyKey>,
+    /// Whether a job must add noise: the sums of one that does not are exact, and no account bounds
+    /// them.
+    pub require_noise: bool,
+    /// Data sets that jobs with noise may charge; empty accepts any.
+    ///
+    /// # Security
+    /// Whoever creates a job chooses the name. Where accounts are kept under it, only a list keeps
+    /// a new name from opening a fresh account for the same data.
+    pub data_sets: Vec<Name>,
 }
 
 impl Default for Minima {
     fn default() -> Self {
-        Self { k_min: 2, colluders: 0, authorities: 1, accepted: Vec::new() }
+        Self {
+            k_min: 2,
+            colluders: 0,
+            authorities: 1,
+            accepted: Vec::new(),
+            require_noise: false,
+            data_sets: Vec::new(),
+        }
     }
 }
 
@@ -549,6 +566,7 @@ impl Minima {
     /// [`Code::BelowMinima`] with the minimum that is missed.
     pub fn check(&self, manifest: &Manifest) -> Result<(), Refusal> {
         let accepted = |key: &VerifyKey| self.accepted.is_empty() || self.accepted.contains(key);
+        let charged = |name: &Name| self.data_sets.is_empty() || self.data_sets.contains(name);
         let authorities = u32::try_from(manifest.authorities.len()).unwrap_or(u32::MAX);
         let why = if manifest.k_min < self.k_min {
             format!("k_min is {}, at least {} is required here", manifest.k_min, self.k_min)
@@ -559,7 +577,22 @@ impl Minima {
         } else if !manifest.authorities.iter().all(|a| accepted(&a.verify)) {
             "an authority of the manifest is not accepted here".to_owned()
         } else {
-            return Ok(());
+            match manifest.privacy.noise() {
+                None if self.require_noise => {
+                    "the job adds no noise, and only jobs with noise are taken here: give it a \
+                     [privacy] table"
+                        .to_owned()
+                }
+                Some(noise) if !charged(&noise.data_set) => {
+                    let names: Vec<&str> = self.data_sets.iter().map(Name::as_str).collect();
+                    format!(
+                        "data set {} has no account here: let privacy.data_set name one of {}",
+                        noise.data_set,
+                        names.join(", ")
+                    )
+                }
+                _ => return Ok(()),
+            }
         };
         if holds(Check::Minima, false) {
             return Ok(());

@@ -15,6 +15,10 @@
 //! In a job with noise the row count would be a disclosure of its own: the word is 0, and the most
 //! rows a party may have stand in the bounds instead, widened by the noise. The check slots carry no
 //! noise.
+//!
+//! Where each contribution and each partial decryption is proved by itself, as in threshold jobs,
+//! words that every party sets to 0 would show nothing, and a party that sets another value would end
+//! the job unnamed: they are left out.
 
 use quorate_crypto::fixed::{CodecError, FixedPoint, bits_needed, to_ring};
 use quorate_crypto::sum::Ring;
@@ -25,9 +29,6 @@ use crate::checks::{Check, holds};
 
 /// Words that every party sets to 0.
 pub const CHECK_SLOTS: u64 = 4;
-
-/// Words before the body: the check slots and the row count.
-pub const HEAD_WORDS: u64 = CHECK_SLOTS + 1;
 
 /// Fractional bits of a numeric column's value u in [-1, 1] in a moments payload.
 ///
@@ -90,6 +91,8 @@ pub struct PayloadSpec {
     /// Bound on the noise in a word of one party, 0 without noise: honest noise exceeds it with
     /// negligible probability and is clamped to it.
     pub noise: u64,
+    /// Whether each contribution is proved by itself: no word is then the same for every party.
+    pub proven: bool,
 }
 
 /// One party's private input to one round, wiped when dropped.
@@ -147,10 +150,10 @@ pub struct OpenedSum {
 }
 
 impl PayloadSpec {
-    /// A payload without noise.
+    /// A payload without noise, whose contributions are not proved.
     #[must_use]
     pub const fn exact(kind: PayloadKind) -> Self {
-        Self { kind, noise: 0 }
+        Self { kind, noise: 0, proven: false }
     }
 
     /// Words of the body.
@@ -171,10 +174,26 @@ impl PayloadSpec {
         }
     }
 
+    /// Check slots.
+    const fn check_slots(&self) -> u64 {
+        if self.proven { 0 } else { CHECK_SLOTS }
+    }
+
+    /// Whether a word is kept for the row count.
+    const fn has_rows(&self) -> bool {
+        !self.proven || self.noise == 0
+    }
+
+    /// Words before the body: the check slots and the row count.
+    #[must_use]
+    pub const fn head_words(&self) -> u64 {
+        self.check_slots() + self.has_rows() as u64
+    }
+
     /// d, the words of one contribution.
     #[must_use]
     pub const fn dim(&self) -> u64 {
-        self.body_len().saturating_add(HEAD_WORDS)
+        self.body_len().saturating_add(self.head_words())
     }
 
     /// The payload's number in a label.
@@ -331,9 +350,12 @@ pub fn plaintext_bytes(
     let (word, behind) = if spec.noise > 0 { (0, max_rows) } else { (signed_rows, rows) };
     spec.check_body(code, behind, spec.noise, body)?;
     // Sized once: growing would leave copies of the update in freed memory.
-    let words = body.len().saturating_add(5);
+    let words = usize::try_from(spec.dim()).unwrap_or(0);
     let mut out = Vec::with_capacity(words.saturating_mul(ring.word_bytes()));
-    to_ring(&[0, 0, 0, 0, word], ring, &mut out);
+    (0..spec.check_slots()).for_each(|_| to_ring(&[0], ring, &mut out));
+    if spec.has_rows() {
+        to_ring(&[word], ring, &mut out);
+    }
     to_ring(body, ring, &mut out);
     Ok(out)
 }
@@ -357,12 +379,12 @@ pub fn read_sum(
         return Err(PayloadError::Length { expected: spec.dim(), got });
     }
     let mut words = bytes.chunks_exact(ring.word_bytes()).map(read_word);
-    for slot in 0..CHECK_SLOTS {
+    for slot in 0..spec.check_slots() {
         if !holds(Check::CheckSlot, words.next() == Some(0)) {
             return Err(PayloadError::CheckSlot(slot));
         }
     }
-    let signed_rows = words.next().unwrap_or(-1);
+    let signed_rows = if spec.has_rows() { words.next().unwrap_or(-1) } else { 0 };
     let most = members.saturating_mul(max_rows);
     let max = if spec.noise > 0 { 0 } else { most };
     let rows = u64::try_from(signed_rows)
@@ -497,6 +519,28 @@ mod tests {
         assert_eq!((exact.bound(&CODE, 10), spec.bound(&CODE, 10)), (Ok(10), Ok(17)));
         let huge = PayloadSpec { noise: u64::MAX, ..exact };
         assert!(huge.check_ring(Ring::Z64, 4, &CODE, 10).is_err());
+    }
+
+    #[test]
+    fn proved_contributions_have_no_word_that_must_be_zero() {
+        let exact =
+            PayloadSpec { proven: true, ..PayloadSpec::exact(PayloadKind::Counts { cells: 2 }) };
+        let noised = PayloadSpec { noise: 6, ..exact };
+        let write = |spec: &PayloadSpec| {
+            let bytes = plaintext_bytes(spec, Ring::Z32, &CODE, 10, 3, &[2, 1]).unwrap();
+            bytes.chunks(4).map(read_word).collect::<Vec<_>>()
+        };
+        assert_eq!((write(&exact), exact.dim()), (vec![3, 2, 1], 3));
+        assert_eq!((write(&noised), noised.dim()), (vec![2, 1], 2));
+        let read = |spec: &PayloadSpec, words: &[i64]| {
+            let mut bytes = Vec::new();
+            to_ring(words, Ring::Z32, &mut bytes);
+            read_sum(spec, Ring::Z32, &CODE, 10, 4, &bytes)
+        };
+        assert_eq!(read(&exact, &[9, 7, 2]), Ok(OpenedSum { rows: 9, body: vec![7, 2] }));
+        assert_eq!(read(&exact, &[41, 7, 2]), Err(PayloadError::Rows { rows: 41, max: 40 }));
+        assert_eq!(read(&noised, &[53, -13]), Ok(OpenedSum { rows: 0, body: vec![53, -13] }));
+        assert_eq!(read(&noised, &[54, 0]), Err(PayloadError::OutOfBound(0)));
     }
 
     #[test]

@@ -4,14 +4,20 @@
 //! a content policy that would refuse one, and every text is escaped: party names and column names
 //! come from whoever wrote the data.
 
+mod curves;
 mod page;
 mod svg;
 #[cfg(test)]
 mod tests;
+mod threshold;
 
 use core::fmt;
 
 use serde::Serialize;
+
+pub use threshold::{
+    Curve, RealRound, RealRun, RegimeRow, Spread, ThresholdReport, render_threshold_html,
+};
 
 /// All that the demo's report shows.
 #[derive(Clone, Debug, Serialize)]
@@ -191,7 +197,7 @@ pub fn render_table(row: &RoundRow) -> String {
 }
 
 /// Four decimals, or a dash where there is no number.
-fn number(value: Option<f64>) -> String {
+pub(crate) fn number(value: Option<f64>) -> String {
     match value {
         Some(value) if value.is_finite() => format!("{value:.4}"),
         _ => "–".to_owned(),

@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use quorate_client::learn::data::Table;
+use serde_json::{Value, json};
 
 fn quorate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_quorate")).args(arguments).output().unwrap()
@@ -14,7 +15,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn json(path: &Path) -> Value {
+fn read(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
@@ -31,8 +32,8 @@ fn a_demo_on_awkward_data_survives_its_faults_and_equals_training_in_the_clear()
     assert!(done.status.success(), "{printed}\n{}", text(&done.stderr));
     let fault = ["joins late", "drops out", "returns", "is killed"];
     assert!(fault.iter().all(|fault| printed.contains(fault)), "{printed}");
-    let summary = json(&copy);
-    assert_eq!(summary, json(&out.join("demo.json")));
+    let summary = read(&copy);
+    assert_eq!(summary, read(&out.join("demo.json")));
     assert_eq!(summary["rounds"], 13);
     assert_eq!(summary["model_hash"], summary["plain_model_hash"]);
     assert!(summary["bytes_up"].as_u64().unwrap() > 0);
@@ -44,7 +45,7 @@ fn a_demo_on_awkward_data_survives_its_faults_and_equals_training_in_the_clear()
     let plain = || text(&quorate(&["plain", "--config", config.to_str().unwrap()]).stdout);
     assert!(plain().contains(summary["model_hash"].as_str().unwrap()));
     let sets_file = out.join("frozen.json");
-    let mut sets = json(&sets_file);
+    let mut sets = read(&sets_file);
     sets[12]["members"].as_array_mut().unwrap().pop();
     std::fs::write(&sets_file, sets.to_string()).unwrap();
     assert!(plain().starts_with("model hash "));
@@ -105,4 +106,121 @@ fn an_interrupted_demo_leaves_no_process_behind() {
     demo.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(said.contains("interrupted"), "{said}");
     assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+/// The first `rows` rows of `nursery`, as a file in `folder`.
+fn nursery(folder: &Path, rows: usize) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/nursery.csv.gz");
+    let table = Table::read(&source).unwrap();
+    let columns = || 0..table.header().len();
+    let row = |row| columns().map(|column| table.text(row, column)).collect::<Vec<_>>().join(",");
+    let lines: Vec<String> =
+        std::iter::once(table.header().join(",")).chain((0..rows).map(row)).collect();
+    let file = folder.join("places.csv");
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_threshold_demo_opens_the_sums_that_it_simulates() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = nursery(folder.path(), 1500);
+    let (out, copy) = (folder.path().join("out"), folder.path().join("summary.json"));
+    let done = quorate(&[
+        "demo",
+        "--protocol",
+        "threshold",
+        "--model",
+        "id3",
+        "--data",
+        &data,
+        "--target",
+        "rank",
+        "--parties",
+        "4",
+        "--rounds",
+        "2",
+        "--seeds",
+        "2",
+        "--epsilon",
+        "0.25",
+        "--scheme",
+        "elgamal",
+        "--no-sweep",
+        "--json",
+        copy.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    let printed = text(&done.stdout);
+    assert!(done.status.success(), "{printed}\n{}", text(&done.stderr));
+    let summary = read(&copy);
+    assert_eq!(summary, read(&out.join("demo.json")));
+    let real = &summary["real_run"];
+    assert_eq!((&real["sums_equal"], &real["difference"]), (&json!(true), &Value::Null));
+    assert_eq!(real["model_hash"], real["simulated_model_hash"]);
+    assert!(printed.contains(real["model_hash"].as_str().unwrap()), "{printed}");
+    assert_eq!(
+        (&real["rounds"], &real["holders"], &real["needed"]),
+        (&json!(2), &json!(3), &json!(2))
+    );
+    let round = &real["table"][1];
+    assert_eq!((&round["members"], &round["opened_by"][0]), (&json!(4), &json!("authority-a")));
+    assert!(round["opened_by"].as_array().unwrap().len() >= 3, "{round}");
+    // What the authority's ledger shows is what the rounds were said to cost: at most the epsilon.
+    let number = |value: &Value| value.as_f64().unwrap();
+    assert!((number(&real["rho_spent"]) - number(&summary["rho"])).abs() < 1e-9);
+    let spent = number(&real["epsilon_spent"]);
+    assert!(spent <= 0.25 && spent > 0.2499, "{spent}");
+    assert_eq!((&summary["h"], &summary["simulated"]), (&json!(2), &json!(true)));
+    assert_eq!(
+        (&summary["metric_name"], &summary["scheme"]),
+        (&json!("macro-F1"), &json!("elgamal"))
+    );
+    let seeds = summary["seeds"].as_array().unwrap();
+    assert_eq!((&seeds[0]["seed"], &seeds[1]["seed"], seeds.len()), (&json!(0), &json!(1), 2));
+    let regimes =
+        ["metric", "metric_no_privacy", "metric_central_dp", "metric_local_dp", "metric_alone"];
+    for regime in regimes {
+        let mean = (number(&seeds[0][regime]) + number(&seeds[1][regime])) / 2.0;
+        assert!((number(&summary[regime]) - mean).abs() < 1e-12, "{regime}");
+        assert!(summary["spread"][regime].is_number() && summary["accuracy"][regime].is_number());
+    }
+    // Noise moves the model; without it there is one for all seeds.
+    assert_ne!(summary["metric"], summary["metric_no_privacy"]);
+    assert_eq!(summary["spread"]["metric_no_privacy"], json!(0.0));
+    assert_eq!(
+        (&summary["sweep_by_epsilon"], &summary["further_real_runs"]),
+        (&json!([]), &json!([]))
+    );
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("equal those of the simulated run"));
+    assert!(out.join("elgamal/party-3/log.txt").is_file());
+    assert!(!out.join("elgamal/party-3/store").exists());
+}
+
+#[test]
+fn options_of_the_two_protocols_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let threshold = ["--protocol", "threshold"];
+    let alone: &[&str] = &[];
+    let cases: [(&[&str], &[&str], &str); 10] = [
+        (alone, &["--model", "id3"], "need --protocol threshold"),
+        (alone, &["--epsilon", "1"], "--epsilon does not belong"),
+        (alone, &["--no-sweep"], "--no-sweep does not belong"),
+        (&threshold, &["--model", "mlp"], "shows id3, svm and nn"),
+        (&threshold, &["--check"], "--check does not belong"),
+        (&threshold, &["--no-faults"], "--no-faults does not belong"),
+        (&threshold, &["--scheme", "pad"], "elgamal and paillier"),
+        (&threshold, &["--parties", "2"], "--parties must be at least 3"),
+        (&threshold, &["--seeds", "0"], "--seeds must be at least 1"),
+        (&threshold, &["--epsilon", "0"], "epsilon must be within"),
+    ];
+    for (protocol, arguments, advice) in cases {
+        let all = [&["demo", "--out", out.to_str().unwrap()], protocol, arguments].concat();
+        let done = quorate(&all);
+        let said = text(&done.stderr);
+        assert!(!done.status.success() && said.contains(advice), "{arguments:?}: {said}");
+    }
 }

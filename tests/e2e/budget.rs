@@ -3,8 +3,11 @@
 
 use anyhow::{Result, bail, ensure};
 use quorate_client::api::{JobOutcome, JobSpec, PrivacyTable};
+use quorate_client::party::{PartyConfig, PartyError};
 use quorate_crypto::merkle::Hash;
+use quorate_protocols::job::Minima;
 use quorate_protocols::policy::{Mechanism, NoiseSpec, Spent, Unit};
+use quorate_protocols::refusal::Code;
 
 use crate::harness::{World, name, spec, until};
 
@@ -41,8 +44,17 @@ fn limit() -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_past_the_budget_is_refused_after_a_restart_too() -> Result<()> {
+    one_round_is_granted(noised()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_threshold_jobs_grant_past_the_budget_is_refused_after_a_restart_too() -> Result<()> {
+    one_round_is_granted(JobSpec { scheme: "elgamal".to_owned(), ..noised() }).await
+}
+
+async fn one_round_is_granted(spec: JobSpec) -> Result<()> {
     let mut world = World::one(Some(limit())).await?;
-    let first = world.create(&noised()).await?;
+    let first = world.create(&spec).await?;
     let opened = run(&world, first).await?;
     assert_eq!(opened, 1, "one round fits the authority's limit");
     let spent = spent(&world).await?;
@@ -51,10 +63,42 @@ async fn a_grant_past_the_budget_is_refused_after_a_restart_too() -> Result<()> 
     ensure!(spent.exact.is_some_and(|exact| exact <= spent.zcdp));
 
     world.authorities[0].restart().await?;
-    let second = world.create(&noised()).await?;
+    let second = world.create(&spec).await?;
     let opened = run(&world, second).await?;
     assert_eq!(opened, 0, "nothing is left for another job");
     assert_eq!(self::spent(&world).await?.rounds, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_is_not_escaped_by_exact_sums_or_another_name() -> Result<()> {
+    let listed = Minima { data_sets: vec![name("rows")], ..Minima::default() };
+    let world = World::of(&[listed], Some(limit()), true).await?;
+    let mut renamed = noised();
+    renamed.privacy =
+        renamed.privacy.map(|table| PrivacyTable { data_set: name("rows-2"), ..table });
+    for refused in [spec(3, 3, 4, 2), renamed] {
+        let job = world.create(&refused).await?;
+        until(async || world.status(job).await.is_ok_and(|s| s.outcome.is_some())).await?;
+        match world.status(job).await?.outcome {
+            Some(JobOutcome::Failed { code, .. }) => assert_eq!(code, "MANIFEST_BELOW_MINIMA"),
+            other => bail!("{other:?}"),
+        }
+    }
+    let job = world.create(&noised()).await?;
+    world.party("p0").await?.join(job).await?;
+
+    // A party's own limit, at an authority that has none.
+    let world = World::one(None).await?;
+    let plain = world.create(&spec(3, 3, 4, 2)).await?;
+    world.party("p0").await?.join(plain).await?;
+    let config = PartyConfig { max_epsilon: Some(limit()), ..world.config("p1")? };
+    let careful = world.connect(config).await?;
+    match careful.join(plain).await {
+        Err(PartyError::Refused(refusal)) => assert_eq!(refusal.code, Code::BelowMinima),
+        other => bail!("{other:?}"),
+    }
+    careful.join(world.create(&noised()).await?).await?;
     Ok(())
 }
 

@@ -109,8 +109,8 @@ impl Drop for Service {
     }
 }
 
-/// Waits until no task of a killed service holds the store any more.
-async fn unlocked(store: &Path) -> Result<()> {
+/// Waits until no task of a killed service or party holds the store any more.
+pub(crate) async fn unlocked(store: &Path) -> Result<()> {
     let free = async {
         loop {
             match Store::open(store).await {
@@ -167,7 +167,11 @@ impl World {
         Self::of(&[Minima::default()], None, false).await
     }
 
-    async fn of(minima: &[Minima], max_epsilon: Option<f64>, told: bool) -> Result<Self> {
+    pub(crate) async fn of(
+        minima: &[Minima],
+        max_epsilon: Option<f64>,
+        told: bool,
+    ) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let any: SocketAddr = "127.0.0.1:0".parse()?;
         // Each has to know the other's address before it starts.

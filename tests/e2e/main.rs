@@ -7,4 +7,6 @@ mod jobs;
 mod restart;
 mod threshold;
 mod threshold_lies;
+mod threshold_noise;
+mod threshold_shares;
 mod uploads;

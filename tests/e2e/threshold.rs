@@ -122,6 +122,36 @@ async fn an_authority_that_was_not_told_its_aggregator_signs_off_no_threshold_jo
     Ok(())
 }
 
+/// Through the same services; the modulus is one of tests, since primes of the served size are
+/// searched for minutes without optimisation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dealt_paillier_key_opens_exact_sums_after_a_restart_of_its_dealer() -> Result<()> {
+    let mut world = World::one(None).await?;
+    let scheme = "paillier-512-insecure".to_owned();
+    let job = world.create(&JobSpec { scheme, ..elgamal(3, 2, 3, 2) }).await?;
+    let gate = Gate::default();
+    let mut running = Vec::new();
+    for party in &PARTIES[..3] {
+        let gate = gate.clone();
+        let hold = move |_| {
+            gate.pass();
+            Ok(())
+        };
+        running.push(world.sum(party, job, DIM, hold).await?);
+    }
+    until(async || key_made(&world, job).await).await?;
+    world.authorities[0].restart().await?;
+    gate.open();
+    check_exact(&all_equal(running).await?, 2, DIM, 3)?;
+    let status = world.status(job).await?;
+    assert_eq!(status.outcome, Some(JobOutcome::Done));
+    assert_eq!(world.count("share.held").await?, 4, "T shares for each of two rounds");
+    let facts = world.facts(&world.authorities[0]).await?;
+    assert_eq!(facts.iter().filter(|fact| fact["predicate"] == "key.made").count(), 1);
+    ensure!(world.records(0, "key-secret").await?.is_empty(), "the share outlived its job");
+    Ok(())
+}
+
 fn pass(gates: &[Gate], round: u32) -> Result<()> {
     gates[usize::try_from(round)?].pass();
     Ok(())

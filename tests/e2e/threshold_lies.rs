@@ -29,7 +29,7 @@ const DIM: u64 = 6;
 const NONCE: Nonce = Nonce([7; 16]);
 
 /// A party that the test plays, in a round that is open.
-struct Sender {
+pub(crate) struct Sender {
     party: RawParty,
     base: String,
     manifest: Manifest,
@@ -39,7 +39,11 @@ struct Sender {
 
 impl Sender {
     /// Enrols and asks to be invited.
-    async fn join(world: &World, job: Hash, id: &str) -> Result<(RawParty, String, Manifest)> {
+    pub(crate) async fn join(
+        world: &World,
+        job: Hash,
+        id: &str,
+    ) -> Result<(RawParty, String, Manifest)> {
         let base = format!("{}/v1/jobs/{job}", world.aggregator.url());
         let package = format!("{base}/package");
         until(async || reqwest::get(&package).await.is_ok_and(|a| a.status().is_success())).await?;
@@ -71,7 +75,7 @@ impl Sender {
         let scheme = self.manifest.threshold_scheme()?;
         let shape = self.manifest.shape(0)?;
         let binding = reply_binding(&self.label, bound, &NONCE);
-        let head = [0, 0, 0, 0, 1];
+        let head = [1];
         let values = [&head[..], &vector(self.party.entry.party.as_str(), 0, DIM)].concat();
         let mut out = vec![0; scheme.reply_bytes(&shape).context("no length")?];
         let seed = Secret::new([5; 32]);

@@ -109,7 +109,7 @@ async fn a_long_vector_is_checked_to_its_last_word() {
     let dim = 140_000;
     let manifest = manifest(dim);
     let initial = Arc::new(ModelState::of_job(&manifest));
-    let mut words = vec![0i64; usize::try_from(dim + HEAD_WORDS).unwrap()];
+    let mut words = vec![0i64; usize::try_from(manifest.payload(0).unwrap().dim()).unwrap()];
     words[4] = 2;
     words[5..].fill(20);
     for (index, value, legal) in

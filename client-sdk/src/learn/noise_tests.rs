@@ -16,11 +16,11 @@ use quorate_protocols::policy::noise::{noised, replayable_seed};
 use quorate_protocols::policy::{Mechanism, NoiseSpec, Unit};
 use quorate_protocols::wire::Name;
 use quorate_protocols::workload::{
-    BayesSpec, DEFAULT_CODE as CODE, LocalSpec, ModelSpec, Schema, StepSpec, TrainSpec, TreeSpec,
-    Workload,
+    BayesSpec, Column, ColumnKind, DEFAULT_CODE as CODE, LocalSpec, ModelSpec, Schema, StepSpec,
+    TrainSpec, TreeSpec, Workload,
 };
 use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
+use rand_core::{Rng as _, SeedableRng};
 
 use super::counts::tree;
 use super::data::{Dataset, Hints, Table, infer_schema};
@@ -120,9 +120,9 @@ fn a_simulation_with_shares_equals_the_protocols_sums() {
         assert_eq!(manifest.noise_divisor(), setting.shares());
         setting.job = manifest.hash();
         let mut simulated = Vec::new();
-        let seed = 5u64;
+        let seed = 5u64.to_le_bytes();
         let last = setting
-            .train(Regime::Hybrid, Draws::Shares, seed, |_, sum| simulated.push(sum.clone()))
+            .train(Regime::Hybrid, Draws::Shares(&seed), |_, sum| simulated.push(sum.clone()))
             .unwrap();
         let mut state = ModelState::of_job(&manifest);
         for (round, expected) in (0..).zip(&simulated) {
@@ -131,7 +131,7 @@ fn a_simulation_with_shares_equals_the_protocols_sums() {
             for (name, rows) in &data {
                 let (rows, body) =
                     contribution(&workload, &CODE, &state, rows, name.as_str(), round).unwrap();
-                let seed = replayable_seed(&seed.to_le_bytes(), round, name);
+                let seed = replayable_seed(&seed, round, name);
                 let mut rng = ChaCha20Rng::from_seed(seed);
                 let own = Contribution { rows, body };
                 let bytes = noised(&manifest, round, own, &mut rng).unwrap();
@@ -151,8 +151,10 @@ fn a_simulation_with_shares_equals_the_protocols_sums() {
         assert_eq!(state, last);
         assert_eq!(model_after_all(&workload, &CODE, &setting.job, &simulated).unwrap(), last);
         // Other seeds, other noise.
-        let other = setting.train(Regime::Hybrid, Draws::Shares, 6, |_, _| {}).unwrap();
+        let other = setting.train(Regime::Hybrid, Draws::Shares(&[6]), |_, _| {}).unwrap();
         assert_ne!(other.hash(), last.hash());
+        // Shares are the hybrid's alone.
+        assert!(setting.train(Regime::Local, Draws::Shares(&seed), |_, _| {}).is_err());
     }
 }
 
@@ -325,6 +327,101 @@ fn one_record_moves_a_contribution_by_the_sensitivity_at_most() {
             state = state.advance(&workload, round, &sum).unwrap();
         }
     }
+}
+
+/// A table of random columns and labels, of which every value of the schema may occur.
+fn random_table(rng: &mut ChaCha20Rng, rows: usize) -> (Schema, Dataset) {
+    let below = |rng: &mut ChaCha20Rng, bound: u32| rng.next_u32() % bound;
+    let category = |i: u32, levels: u32| Column {
+        name: format!("c{i}"),
+        kind: ColumnKind::Category { levels: (0..levels).map(|l| format!("l{l}")).collect() },
+    };
+    let columns: Vec<Column> = (0..4 + below(rng, 3))
+        .map(|i| match below(rng, 3) {
+            0 => Column {
+                name: format!("n{i}"),
+                kind: ColumnKind::Numeric { offset: 0.0, scale_log2: 0 },
+            },
+            levels => category(i, levels),
+        })
+        .collect();
+    let classes = (0..2 + below(rng, 2)).map(|class| format!("k{class}")).collect::<Vec<_>>();
+    let labels = (0..rows).map(|_| below(rng, u32::try_from(classes.len()).unwrap())).collect();
+    let (mut numeric, mut levels) = (Vec::new(), Vec::new());
+    for _ in 0..rows {
+        for column in &columns {
+            match &column.kind {
+                ColumnKind::Numeric { .. } => {
+                    numeric.push(f64::from(below(rng, 2001)) / 1000.0 - 1.0);
+                }
+                // The last level is "other".
+                ColumnKind::Category { levels: known } => {
+                    levels.push(below(rng, u32::try_from(known.len()).unwrap() + 1));
+                }
+            }
+        }
+    }
+    (Schema { columns, target: "t".into(), classes }, Dataset { rows, numeric, levels, labels })
+}
+
+/// The sensitivity of a level, the root of the columns that are left, rests on this: in the cells
+/// that a party sends for a node, columns that its path has split are zero, and each other column
+/// counts every row of the node once, by class.
+#[test]
+fn columns_that_a_path_has_used_are_zero_in_what_a_party_sends() {
+    let mut rng = ChaCha20Rng::seed_from_u64(3);
+    let (mut used_cells, mut deepest) = (0, 0);
+    for _ in 0..20 {
+        let (schema, data) = random_table(&mut rng, 120);
+        let mut spec = TreeSpec::default_for(schema.clone());
+        (spec.min_rows, spec.table.bins) = (2, 3);
+        spec.depth = u32::try_from(schema.columns.len()).unwrap();
+        let workload = Workload::Tree(spec.clone());
+        workload.check().unwrap();
+        let classes = schema.classes.len();
+        let widths: Vec<usize> =
+            spec.table.widths().map(|width| usize::try_from(width).unwrap()).collect();
+        let node_cells = usize::try_from(spec.table.cells()).unwrap();
+        let values = super::counts::Values::new(&spec.table, &data).unwrap();
+        let mut state = ModelState::initial(&workload, &CODE, &JOB);
+        for round in 0..workload.rounds() {
+            let (_, body) = contribution(&workload, &CODE, &state, &data, "p", round).unwrap();
+            let grown = tree(&state).unwrap();
+            assert_eq!(grown.level, round);
+            for (index, cells) in grown.frontier.iter().zip(body.chunks_exact(node_cells)) {
+                let node = &grown.nodes[*index as usize];
+                assert_eq!(node.used.len(), round as usize, "a column per level");
+                let mut rows = vec![0; classes];
+                for (row, label) in values.rows().zip(&data.labels) {
+                    if grown.leaf(row) == *index as usize {
+                        rows[*label as usize] += 1;
+                    }
+                }
+                let mut rest = cells;
+                for (column, width) in (0u32..).zip(&widths) {
+                    let (own, after) = rest.split_at(width * classes);
+                    rest = after;
+                    let mut counted = vec![0; classes];
+                    for counts in own.chunks_exact(classes) {
+                        counted.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+                    }
+                    if node.used.contains(&column) {
+                        assert!(own.iter().all(|cell| *cell == 0), "column {column}: {own:?}");
+                        used_cells += own.len();
+                    } else {
+                        assert_eq!(counted, rows, "column {column}");
+                    }
+                }
+                assert!(rest.is_empty());
+                deepest = deepest.max(round);
+            }
+            let past = &body[grown.frontier.len() * node_cells..];
+            assert!(past.iter().all(|cell| *cell == 0), "counts of no node");
+            let sum = quorate_protocols::payload::OpenedSum { rows: 120, body };
+            state = state.advance(&workload, round, &sum).unwrap();
+        }
+    }
+    assert!(used_cells > 1000 && deepest >= 3, "{used_cells} cells, {deepest} levels");
 }
 
 #[test]

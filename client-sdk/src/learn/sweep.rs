@@ -1,9 +1,12 @@
 //! What noise costs a model: the same training under several regimes, in plain arithmetic.
 //!
-//! The sums of a regime are those of the real protocol, without the cryptography. By default the
+//! The sums of a regime are those of the real protocol, without the cryptography. In a sweep the
 //! noise of a sum is one exact draw of the regime's variance; with [`Draws::Shares`] every party
 //! draws its own share from its own seed, as in a real run that is given these seeds, and the sums
 //! of the two are equal.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use quorate_crypto::dp::account::sigma_for_zcdp;
 use quorate_crypto::fixed::FixedPoint;
@@ -48,11 +51,12 @@ impl Regime {
 
 /// How the noise of a sum is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Draws {
-    /// One draw for the whole sum.
-    Aggregate,
-    /// One draw per party, with 1/h of the variance: the hybrid only.
-    Shares,
+pub enum Draws<'a> {
+    /// One draw for the whole sum, from this seed.
+    Aggregate(u64),
+    /// One draw per party with 1/h of the variance, from [`replayable_seed`] of these bytes: the
+    /// hybrid only. A real run's bytes are those of [`noise_seed`](crate::engine::noise_seed).
+    Shares(&'a [u8]),
 }
 
 /// A model, its data and the privacy it is trained under.
@@ -131,7 +135,7 @@ impl Setting<'_> {
     /// # Errors
     /// [`LearnError`] when training fails, [`LearnError::Data`] when the workload carries no noise.
     pub fn cell(&self, regime: Regime, seed: u64) -> Result<Cell, LearnError> {
-        let fit = self.fit(&self.train(regime, Draws::Aggregate, seed, |_, _| {})?)?;
+        let fit = self.fit(&self.train(regime, Draws::Aggregate(seed), |_, _| {})?)?;
         let (parties, epsilon) = (self.parties.len(), self.epsilon);
         Ok(Cell { regime, parties, epsilon, seed, fit, simulated: true })
     }
@@ -149,12 +153,11 @@ impl Setting<'_> {
     /// Trains under `regime`; `each` sees every opened sum.
     ///
     /// # Errors
-    /// As [`Setting::cell`].
+    /// As [`Setting::cell`], and [`LearnError::Data`] for shares of any regime but the hybrid.
     pub fn train(
         &self,
         regime: Regime,
-        draws: Draws,
-        seed: u64,
+        draws: Draws<'_>,
         mut each: impl FnMut(u32, &OpenedSum),
     ) -> Result<ModelState, LearnError> {
         let name = Name::new("simulated").map_err(|e| LearnError::Data(e.to_string()))?;
@@ -178,7 +181,7 @@ impl Setting<'_> {
             }
             if regime != Regime::NoPrivacy {
                 rows = 0;
-                self.add_noise(&noise, (regime, draws, seed), round, &mut body)?;
+                self.add_noise(&noise, (regime, draws), round, &mut body)?;
             }
             let sum = OpenedSum { rows, body };
             each(round, &sum);
@@ -190,7 +193,7 @@ impl Setting<'_> {
     fn add_noise(
         &self,
         noise: &NoiseSpec,
-        (regime, draws, seed): (Regime, Draws, u64),
+        (regime, draws): (Regime, Draws<'_>),
         round: u32,
         body: &mut [i64],
     ) -> Result<(), LearnError> {
@@ -199,14 +202,20 @@ impl Setting<'_> {
         let failed = |e: quorate_protocols::policy::noise::NoiseError| {
             LearnError::Data(format!("round {round}: {e}"))
         };
-        if draws == Draws::Shares && regime == Regime::Hybrid {
-            for (name, _) in self.parties {
-                let mut rng =
-                    ChaCha20Rng::from_seed(replayable_seed(&seed.to_le_bytes(), round, name));
-                add_share(noise.mechanism, scale, h, u64::MAX, &mut rng, body).map_err(failed)?;
+        let seed = match draws {
+            Draws::Aggregate(seed) => seed,
+            Draws::Shares(seed) if regime == Regime::Hybrid => {
+                for (name, _) in self.parties {
+                    let mut rng = ChaCha20Rng::from_seed(replayable_seed(seed, round, name));
+                    add_share(noise.mechanism, scale, h, u64::MAX, &mut rng, body)
+                        .map_err(failed)?;
+                }
+                return Ok(());
             }
-            return Ok(());
-        }
+            Draws::Shares(_) => {
+                return Err(LearnError::Data("only the hybrid draws shares".to_owned()));
+            }
+        };
         let factor = match regime {
             Regime::NoPrivacy => return Ok(()),
             Regime::Central | Regime::Alone => 1.0,
@@ -227,7 +236,8 @@ pub const EPSILONS: [f64; 7] = [0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0];
 /// The numbers of parties that reports plot.
 pub const PARTIES: [usize; 5] = [2, 5, 10, 15, 20];
 
-/// Every regime with every seed, at each epsilon; without privacy the model is trained once.
+/// Every regime with every seed, at each epsilon, on all cores; without privacy the model is trained
+/// once.
 ///
 /// # Errors
 /// As [`Setting::cell`].
@@ -236,18 +246,55 @@ pub fn by_epsilon(
     epsilons: &[f64],
     seeds: u64,
 ) -> Result<Vec<Cell>, LearnError> {
-    let exact = setting.cell(Regime::NoPrivacy, 0)?;
-    let mut cells = Vec::new();
+    let mut plan = vec![(setting.epsilon, 0, Regime::NoPrivacy)];
     for epsilon in epsilons {
-        let setting = Setting { epsilon: *epsilon, ..setting.clone() };
         for seed in 0..seeds {
-            cells.push(Cell { epsilon: *epsilon, seed, ..exact.clone() });
-            for regime in Regime::ALL.into_iter().filter(|regime| *regime != Regime::NoPrivacy) {
-                cells.push(setting.cell(regime, seed)?);
-            }
+            let noised = Regime::ALL.into_iter().filter(|regime| *regime != Regime::NoPrivacy);
+            plan.extend(noised.map(|regime| (*epsilon, seed, regime)));
         }
     }
+    let trained = on_all_cores(&plan, |(epsilon, seed, regime)| {
+        Setting { epsilon: *epsilon, ..setting.clone() }.cell(*regime, *seed)
+    });
+    let mut trained = trained.into_iter();
+    let Some(exact) = trained.next().transpose()? else { return Ok(Vec::new()) };
+    let mut cells: Vec<Cell> = Vec::with_capacity(trained.len());
+    for cell in trained {
+        let cell = cell?;
+        let of_another = |before: &Cell| (before.epsilon, before.seed) != (cell.epsilon, cell.seed);
+        if cells.last().is_none_or(of_another) {
+            cells.push(Cell { epsilon: cell.epsilon, seed: cell.seed, ..exact.clone() });
+        }
+        cells.push(cell);
+    }
     Ok(cells)
+}
+
+/// The results of `work` on each of `items`, in their order, computed on all cores.
+fn on_all_cores<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut own = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else { return own };
+            own.push((index, work(item)));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    let mut done = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let mut done = run();
+        for other in others {
+            match other.join() {
+                Ok(own) => done.extend(own),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Every regime with every seed, with `rows` of `table` shared out evenly among each number of
@@ -274,6 +321,12 @@ pub fn by_parties(
     Ok(cells)
 }
 
+/// Name of party number `index`, from 0.
+#[must_use]
+pub fn party_name(index: usize) -> String {
+    format!("party-{index}")
+}
+
 /// `rows` of `table` shared out evenly among `party-0`, `party-1` and so on.
 ///
 /// # Errors
@@ -288,7 +341,7 @@ pub fn shared_evenly(
     let schema = workload.schema().ok_or_else(|| bad("the workload has no columns".into()))?;
     let shares = share_out(table, rows, count, &Split::Even)?;
     let own = |(index, rows): (usize, &Vec<usize>)| {
-        let name = Name::new(&format!("party-{index}")).map_err(|e| bad(e.to_string()))?;
+        let name = Name::new(&party_name(index)).map_err(|e| bad(e.to_string()))?;
         Ok((name, Dataset::new(table, schema, rows)?))
     };
     shares.iter().enumerate().map(own).collect()

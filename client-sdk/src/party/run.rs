@@ -21,7 +21,7 @@ use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, decode, encode};
 use quorate_protocols::workload::Purpose;
 
 use super::contribute::Training;
-use super::{Finished, Inner, PartyError, PartyEvent, SumResult, check_noise, fetch_package};
+use super::{Finished, Inner, PartyError, PartyEvent, SumResult, fetch_package};
 use crate::api::{Hex32, MAX_VIEW_RESULTS, MAX_WAIT_MS, PartyView, ViewQuery, key_mark};
 use crate::bulk::{Bulk, BulkReader, Transfer, download};
 use crate::engine::{
@@ -96,14 +96,12 @@ impl<'a> Run<'a> {
                 let machine: PartyJob =
                     postcard::from_bytes(&state).map_err(|_| StoreError::BadNumber)?;
                 party.minima.check(machine.manifest())?;
-                check_noise(machine.manifest(), party.ledgers.limit())?;
                 Self::with(party, job, machine, version)
             }
             None => {
                 let package = fetch_package(party, &job).await?;
                 // Before anything of the size it declares is allocated.
                 party.minima.check(&package.manifest)?;
-                check_noise(&package.manifest, party.ledgers.limit())?;
                 package.verify()?;
                 let manifest = &package.manifest;
                 let initial = ModelState::of_job(manifest);

@@ -14,6 +14,8 @@ use super::{
     AUTHORITY, CipherSum, HolderInput, KeyPost, KeySecret, KeySetup, PartyInput, ReplyBinding,
     ThresholdKey, ThresholdScheme,
 };
+use crate::fe::pad::Pad;
+use crate::fixed::to_ring;
 use crate::keys::{ExchangeKey, Identity};
 use crate::merkle::hash_parts;
 use crate::secret::Secret;
@@ -340,6 +342,41 @@ pub fn check_part(scheme: &dyn ThresholdScheme, fixture: &KeyFixture, shape: Sum
     let summed = Summed::run(scheme, fixture, shape, plains, 2);
     let set: Vec<usize> = (0..=fixture.threshold as usize).collect();
     assert_eq!(summed.open(&set), Ok(plain_sum(&summed.plains)));
+}
+
+/// Fifty parties at the extremes: all at the least value, all at the greatest, all at -1, 0 and 1, and
+/// both extremes in one sum; the opened words are exact.
+pub fn check_extremes(scheme: &dyn ThresholdScheme, fixture: &KeyFixture, bits: u32) {
+    let shape = SumShape { ring: Ring::Z64, dim: 6, parties: 50, authorities: 1, bits };
+    let low = i64::MIN >> (64 - bits);
+    let plains: Vec<Vec<i64>> = (0..50)
+        .map(|party| vec![low, !low, -1, 0, 1, if party % 2 == 0 { low } else { !low }])
+        .collect();
+    let summed = Summed::run(scheme, fixture, shape, plains, 7);
+    let set: Vec<usize> = (0..=fixture.threshold as usize).collect();
+    let opened = summed.open(&set).unwrap();
+    assert_eq!(opened, plain_sum(&summed.plains));
+    let fifty = |value: i64| 50i64.wrapping_mul(value);
+    assert_eq!(opened, [fifty(low), fifty(!low), -50, 0, 50, -25]);
+}
+
+/// The opened words are those that `pad` opens from the same plaintexts, bit for bit.
+pub fn check_equals_pad(scheme: &dyn ThresholdScheme, fixture: &KeyFixture, shape: SumShape) {
+    let plains: Vec<Vec<i64>> = (0..shape.parties).map(|party| values(&shape, party, 8)).collect();
+    let words = |values: &[i64]| {
+        let mut out = Vec::new();
+        to_ring(values, shape.ring, &mut out);
+        out
+    };
+    let padded: Vec<Vec<u8>> = plains.iter().map(|plain| words(plain)).collect();
+    let members: Vec<usize> = (0..plains.len()).collect();
+    let keys = crate::conformance::Fixture::new(&shape, 8);
+    let context = crate::conformance::context(shape, PadSuite::Aes256Ctr, 8);
+    let by_pad =
+        crate::conformance::run_sum(&Pad, &context, &keys, &members, &padded, shape.dim).unwrap();
+    let summed = Summed::run(scheme, fixture, shape, plains, 8);
+    let set: Vec<usize> = (0..=fixture.threshold as usize).collect();
+    assert!(words(&summed.open(&set).unwrap()) == by_pad, "the opened words are not those of pad");
 }
 
 /// Positions spread over `len` bytes, the first and last few included.
@@ -677,4 +714,101 @@ pub fn check_sum_scheme(scheme: &dyn SumScheme, fixture: &KeyFixture, shape: Sum
 
 fn length_of(shape: &SumShape) -> usize {
     usize::try_from(shape.dim).unwrap() * shape.ring.word_bytes()
+}
+
+/// What hostile bytes may be made of: a public key, a reply, a partial decryption, every post, a
+/// share and what a step left secret.
+#[must_use]
+pub fn hostile_samples(
+    scheme: &dyn ThresholdScheme,
+    fixture: &KeyFixture,
+    shape: SumShape,
+) -> Vec<Vec<u8>> {
+    let plains = (0..shape.parties).map(|party| values(&shape, party, 9)).collect();
+    let mut summed = Summed::run(scheme, fixture, shape, plains, 9);
+    let mut samples = vec![fixture.public.clone()];
+    samples.append(&mut summed.replies);
+    samples.append(&mut summed.partials);
+    samples.extend(fixture.posts.iter().map(|post| post.bytes.clone()));
+    samples.extend(fixture.shares.iter().map(|share| share.expose().clone()));
+    samples.extend(fixture.secrets.iter().map(|secret| secret.expose().clone()));
+    samples
+}
+
+/// Bytes of a peer, or of a damaged store, in every place that a scheme reads: none panics, and what
+/// is taken has the length that the shape fixes. The first byte chooses a participant and a post.
+pub fn check_hostile_bytes(
+    scheme: &dyn ThresholdScheme,
+    fixture: &KeyFixture,
+    shape: SumShape,
+    bytes: &[u8],
+) {
+    let Some((&choice, bytes)) = bytes.split_first() else { return };
+    let setup = fixture.setup();
+    if let Ok(key) = scheme.load(bytes) {
+        assert!(scheme.load(bytes).is_ok(), "a key that loads once");
+        let _ = key.sum(&shape).to_bytes();
+    }
+    let key = scheme.load(&fixture.public).unwrap();
+    if key.verify_reply(&shape, &binding(0), bytes).is_ok() {
+        assert_eq!(Some(bytes.len()), scheme.reply_bytes(&shape));
+        key.sum(&shape).add(bytes).unwrap();
+    }
+    // Adding does not rest on the check before it.
+    let mut sum = key.sum(&shape);
+    let _ = sum.add(bytes);
+    let mut out = vec![0; scheme.partial_bytes(&shape).unwrap()];
+    let drawn = seed("fixture partial", 9, 0);
+    key.partial(&shape, &CONTEXT, &fixture.shares[0], sum.as_ref(), &drawn, &mut out).unwrap();
+    if let Ok(number) = key.verify_partial(&shape, &CONTEXT, sum.as_ref(), bytes) {
+        assert!(number <= fixture.holders() && bytes.len() == out.len());
+    }
+    let mut opened = Zeroizing::new(Vec::new());
+    for partials in [&[bytes][..], &[out.as_slice(), bytes], &[bytes, bytes, bytes]] {
+        let _ = key.open(&shape, shape.parties, sum.as_ref(), partials, &mut opened);
+    }
+
+    // In the place of a post, whose step was the last or not, and as one more.
+    let at = usize::from(choice) % fixture.posts.len();
+    let mut posts = fixture.posts.clone();
+    posts[at].bytes = bytes.to_vec();
+    let _ = scheme.public_key(&setup, &posts);
+    posts.truncate(at + 1);
+    let _ = scheme.key_check(&setup, &posts);
+    let number = u32::from(choice) % (fixture.holders() + 1);
+    let me = (number, &fixture.identities[number as usize]);
+    for step in 0..=scheme.key_steps().len() {
+        let secret = &fixture.secrets[number as usize];
+        let _ = scheme.key_post(&setup, step, me, secret, &posts, &drawn);
+    }
+    posts.push(KeyPost { step: u16::from(choice), from: number, bytes: bytes.to_vec() });
+    let _ = scheme.key_check(&setup, &posts);
+
+    // In the place of what its owner kept.
+    let kept: KeySecret = Secret::new(bytes.to_vec());
+    let _ = scheme.key_share(&setup, me, &kept, &fixture.posts);
+    for step in 0..scheme.key_steps().len() {
+        let before: Vec<KeyPost> =
+            fixture.posts.iter().filter(|post| usize::from(post.step) < step).cloned().collect();
+        let _ = scheme.key_post(&setup, step, me, &kept, &before, &drawn);
+    }
+    let _ = key.partial(&shape, &CONTEXT, &kept, sum.as_ref(), &drawn, &mut out);
+}
+
+/// As [`check_hostile_bytes`], in the place of what contributors and openers of the scheme as a
+/// [`SumScheme`] read.
+pub fn check_hostile_state(scheme: &dyn SumScheme, public: &[u8], shape: SumShape, bytes: &[u8]) {
+    let public = public.to_vec().into();
+    let context = SumContext { label: Label(CONTEXT), shape, suite: PadSuite::Aes256Ctr, public };
+    for step in 0..scheme.info().steps.len() {
+        let input = StepInput { keys: &[], state: bytes, inbox: &[] };
+        if let Ok(mut contributor) = scheme.contributor(step, &context, &input) {
+            let _ = contributor.absorb(0..shape.dim, bytes);
+            let _ = contributor.write(0..shape.dim, bytes, &mut vec![0; bytes.len()]);
+        }
+        let mut opener = scheme.opener(&context, shape.parties).unwrap();
+        opener.begin(0..shape.dim);
+        let _ = opener.absorb(step, bytes);
+        let _ = opener.finish(&mut vec![0; length_of(&shape)]);
+    }
 }

@@ -20,6 +20,8 @@ pub mod conformance;
 pub mod elgamal;
 pub mod paillier;
 mod sum;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

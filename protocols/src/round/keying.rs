@@ -253,8 +253,19 @@ impl Keying {
     /// # Errors
     /// [`Code::BadKey`] with the culprit.
     pub fn check(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        self.check_before(manifest, u16::MAX)
+    }
+
+    /// Checks what the posts of the steps before `step` say (K5).
+    ///
+    /// # Errors
+    /// As [`Keying::check`].
+    pub fn check_before(&self, manifest: &Manifest, step: u16) -> Result<(), Refusal> {
         let scheme = manifest.threshold_scheme()?;
-        let checked = self.with_setup(manifest, |setup, posts| scheme.key_check(setup, posts));
+        let checked = self.with_setup(manifest, |setup, posts| {
+            let before = posts.partition_point(|post| post.step < step);
+            scheme.key_check(setup, posts.get(..before).unwrap_or_default())
+        });
         match checked {
             Err(fault) if !holds(Check::KeyPosts, false) => {
                 Err(Refusal::new(Code::BadKey, fault.why)

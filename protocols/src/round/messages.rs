@@ -326,6 +326,16 @@ pub struct Promise {
 postcard_body!(Promise, "quorate/promise/1");
 
 /// The aggregator asks for the functional key, against all m promises.
+///
+/// # Security
+/// Anyone may send it, and needs nothing of the aggregator's: it decides nothing. The label must have
+/// been promised here (A12), which took a frozen set signed by the aggregator and its members, and
+/// which is where the budget is charged; and every authority must have signed a promise for that same
+/// set (A13), after which the aggregator, too, can only ask for the key. Whoever holds all promises
+/// and sends this first gets the key of a sum that was going to be opened, which whoever reaches the
+/// services sees in any case. If it comes before a tombstone that the aggregator asks for because the
+/// last promise did not reach it, the round is decided, the tombstone is refused with
+/// [`Code::Released`], and the job ends: whoever holds messages back can end it without this one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeyRequest {
     /// The job.

@@ -463,6 +463,12 @@ impl Lies {
         Self { liar, kept: None, open: None }
     }
 
+    /// The first party lies as holder of the threshold key.
+    #[must_use]
+    pub const fn of_holder(lie: HolderLie) -> Self {
+        Self { liar: Liar::Holder(lie), kept: None, open: None }
+    }
+
     /// The liar as refusals name it.
     #[must_use]
     pub fn liar(&self, lab: &Lab) -> Option<Culprit> {

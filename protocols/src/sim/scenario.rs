@@ -371,14 +371,50 @@ pub fn wrong_check_slot() -> Result<(), String> {
 /// When it is accepted.
 pub fn manifest_below_the_minima() -> Result<(), String> {
     let stage = stage();
-    let manifest = &stage.lab.manifest;
     let accepted = vec![stage.lab.authorities[0].identity.verify_key()];
     let minima = [
         Minima { k_min: 3, ..Minima::default() },
         Minima { colluders: 1, ..Minima::default() },
         Minima { authorities: 3, ..Minima::default() },
         Minima { accepted, ..Minima::default() },
+        Minima { require_noise: true, ..Minima::default() },
     ];
+    refuses(&stage, &minima)?;
+    // A job with noise, under a name for its data that is on no list.
+    let noised = Stage::new(11, &Size { rounds: 2, budget: Some(3), ..size(Kind::Sum, 1) });
+    let listed = |names: &[&str]| Minima {
+        require_noise: true,
+        data_sets: names.iter().map(|text| name(text)).collect(),
+        ..Minima::default()
+    };
+    refuses(&noised, &[listed(&["clients", "claims"])])?;
+    accepts(&noised, &listed(&["claims", "customers"]))?;
+    accepts(&stage, &Minima { require_noise: false, ..listed(&["claims"]) })
+}
+
+/// A party and an authority refuse a stage's job by each of `minima`.
+fn refuses(stage: &Stage, minima: &[Minima]) -> Result<(), String> {
+    let below = |outcome: Result<(), Refusal>, minima: &Minima| match outcome {
+        Err(refusal) if refusal.code == Code::BelowMinima => Ok(()),
+        other => Err(format!("{minima:?}: {other:?}")),
+    };
+    for minima in minima {
+        let (party, authority) = pinned(stage, minima);
+        below(party, minima)?;
+        below(authority, minima)?;
+    }
+    accepts(stage, &Minima::default())
+}
+
+/// Both accept it.
+fn accepts(stage: &Stage, minima: &Minima) -> Result<(), String> {
+    let (party, authority) = pinned(stage, minima);
+    party.and(authority).map_err(|refusal| refusal.to_string())
+}
+
+/// What a party and an authority with these minima say of a stage's job.
+fn pinned(stage: &Stage, minima: &Minima) -> (Result<(), Refusal>, Result<(), Refusal>) {
+    let manifest = &stage.lab.manifest;
     let package = JobPackage {
         manifest: manifest.clone(),
         approvals: stage.authorities.iter().map(|a| a.approval().signed().clone()).collect(),
@@ -386,19 +422,10 @@ pub fn manifest_below_the_minima() -> Result<(), String> {
     let (me, state) = (&stage.lab.parties[0].entry, stage.model.hash());
     let keys = &stage.lab.authorities[0];
     let mut rng = super::lab::stream(3, "minima", &[]);
-    let below = |outcome: Result<(), Refusal>, minima: &Minima| match outcome {
-        Err(refusal) if refusal.code == Code::BelowMinima => Ok(()),
-        other => Err(format!("{minima:?}: {other:?}")),
-    };
-    for minima in &minima {
-        below(PartyJob::join(me.clone(), minima, &package, state).map(|_| ()), minima)?;
-        let cx = context(1, &keys.identity, &mut rng);
-        let approved = AuthorityJob::register(&cx, &keys.name, 1, minima, manifest.clone());
-        below(approved.map(|_| ()), minima)?;
-    }
-    PartyJob::join(me.clone(), &Minima::default(), &package, state)
-        .map(|_| ())
-        .map_err(|e| e.to_string())
+    let party = PartyJob::join(me.clone(), minima, &package, state).map(|_| ());
+    let cx = context(1, &keys.identity, &mut rng);
+    let authority = AuthorityJob::register(&cx, &keys.name, 1, minima, manifest.clone());
+    (party, authority.map(|_| ()))
 }
 
 /// F2 over rounds: the adversary says that training stood still, so that the parties train on the

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha20Rng;
 
 use super::audit::Audit;
 use super::lab::{Kind, Lab, Size, draw, stream};
-use super::liar::Lies;
+use super::liar::{HolderLie, Lies};
 use crate::job::{Privacy, RosterEntry, ThresholdSpec};
 use crate::model::ModelState;
 use crate::policy::{Charge, Ledger};
@@ -326,20 +326,36 @@ impl World {
         }
         let lab = Lab::new(seed, &size);
         let lies = Lies::plan(&mut rng, &lab);
-        let mut world = Self {
+        let trouble = match keyed {
+            None => [0, 10, 40, 90],
+            Some(_) => [0, 40, 90, 130],
+        }[usize::try_from(draw(&mut rng, 0, 3)).unwrap()];
+        let mut world = Self::of(lab, lies, trouble, rng);
+        world.plan();
+        world
+    }
+
+    /// A run without faults, in which the first party lies as holder of the threshold key.
+    #[must_use]
+    pub fn calm(lab: Lab, lie: HolderLie) -> Self {
+        let rng = stream(lab.seed, "schedule", &[]);
+        let mut world = Self::of(lab, Lies::of_holder(lie), 0, rng);
+        world.start();
+        world
+    }
+
+    fn of(lab: Lab, lies: Lies, trouble: u64, rng: ChaCha20Rng) -> Self {
+        Self {
             audit: Audit::of(lies.liar(&lab)),
             skew_ms: vec![0; lab.authorities.len()],
+            nonces: stream(lab.seed, "nonces", &[]),
             lab,
-            nonces: stream(seed, "nonces", &[]),
             now_ms: START_MS,
             calm_ms: START_MS + 4_000,
             processes: BTreeMap::new(),
             rotations: BTreeMap::new(),
             lies,
-            trouble: match keyed {
-                None => [0, 10, 40, 90],
-                Some(_) => [0, 40, 90, 130],
-            }[usize::try_from(draw(&mut rng, 0, 3)).unwrap()],
+            trouble,
             sums: BTreeMap::new(),
             kept: None,
             short: None,
@@ -350,26 +366,29 @@ impl World {
             cancelled: false,
             over_ms: None,
             rng,
-        };
-        world.plan();
-        world
+        }
     }
 
     fn chance(&mut self, percent: u64) -> bool {
         draw(&mut self.rng, 0, 99) < percent
     }
 
-    /// When each process starts, dies and returns.
-    fn plan(&mut self) {
-        let n = self.lab.parties.len();
-        let floor = self.lab.manifest.floor() as usize;
+    /// Starts every process.
+    fn start(&mut self) {
         let mut nodes = vec![Node::Aggregator];
         nodes.extend((0..self.lab.authorities.len()).map(Node::Authority));
-        nodes.extend((0..n).map(Node::Party));
+        nodes.extend((0..self.lab.parties.len()).map(Node::Party));
         for node in nodes {
             self.processes.entry(node).or_default();
             self.at(0, Item::Start(node));
         }
+    }
+
+    /// When each process starts, dies and returns.
+    fn plan(&mut self) {
+        let n = self.lab.parties.len();
+        let floor = self.lab.manifest.floor() as usize;
+        self.start();
         let spec = self.lab.manifest.threshold;
         let holders = spec.map_or(0, |spec| spec.holders as usize);
         let mut spare =

@@ -53,7 +53,8 @@ pub struct Config {
     /// Address of the aggregator whose ciphertexts it decrypts in threshold jobs; without it, it
     /// signs off none.
     pub aggregator: Option<String>,
-    /// The most epsilon that any data set may spend here, whatever its jobs say.
+    /// The most epsilon that any data set may spend here, whatever its jobs say. Such a limit implies
+    /// [`Minima::require_noise`]; [`Minima::data_sets`] says what it is a limit of.
     pub max_epsilon: Option<f64>,
     /// Who may call.
     pub access: Access,
@@ -92,10 +93,12 @@ impl Authority {
 /// Failures of the store, among them that another process uses it or that it belongs to an authority
 /// of another name.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    // No epsilon bounds exact sums.
+    config.minima.require_noise |= config.max_epsilon.is_some();
     let store = Store::open(&config.store).await?;
     pin_name(&store, &config.name).await?;
     let keys = load_or_create_identity(&store, IDENTITY).await?;

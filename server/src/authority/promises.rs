@@ -21,10 +21,12 @@ pub(crate) async fn promise(
     let Message::PromiseRequest(request) = routes::message(&body)? else {
         return Err(routes::wrong_message("promise request").into());
     };
-    let parties = authority.parties();
+    let (parties, state) = (authority.parties(), authority.clone());
     let done = authority
         .driver
         .step(job, move |machine, cx| {
+            // The operator may have raised them since the job was signed off.
+            state.config.minima.check(machine.manifest())?;
             let freeze = request.freeze.clone();
             let event = Event::Message(Message::PromiseRequest(request).into());
             let (next, outputs) = machine.handle(cx, &*parties, event)?;

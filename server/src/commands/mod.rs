@@ -45,7 +45,7 @@ enum Command {
     Aggregator(serve::AggregatorArgs),
     /// Take part in a job with the data of a CSV file.
     Party(party::PartyArgs),
-    /// Train one model at several banks on this machine, with faults.
+    /// Train one model at several parties on this machine, with faults or with noise.
     Demo(demo::DemoArgs),
     /// Train in the clear over recorded sets and print the model's hash.
     Plain(plain::PlainArgs),

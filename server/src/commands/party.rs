@@ -83,7 +83,11 @@ struct Part {
     /// that differ in this party, can compute it.
     #[arg(long)]
     allow_repeats: bool,
-    /// Most epsilon that all jobs together may spend on this party's data, at the delta of each job.
+    /// Refuse jobs that add no noise.
+    #[arg(long)]
+    require_privacy: bool,
+    /// Most epsilon that all jobs together may spend on this party's data, at the delta of each job;
+    /// jobs without noise are then refused.
     #[arg(long, value_name = "EPSILON")]
     max_epsilon: Option<f64>,
     /// Account of this data, if the store serves several data sets; one account for all by default.
@@ -154,8 +158,12 @@ async fn take_part(args: Part) -> anyhow::Result<()> {
     config.data_set = args.data_set.as_deref().map(Name::new).transpose()?;
     config.noise_seed = args.insecure_noise_seed.map(|seed| seed.0);
     config.patience = Duration::from_secs(args.patience);
-    config.minima =
-        Minima { k_min: args.min_k, colluders: args.min_colluders, ..Minima::default() };
+    config.minima = Minima {
+        k_min: args.min_k,
+        colluders: args.min_colluders,
+        require_noise: args.require_privacy,
+        ..Minima::default()
+    };
     let name = config.name.clone();
     let party = Party::connect(config).await.context("cannot connect")?;
     let job = match args.job {
@@ -278,6 +286,9 @@ mod tests {
         assert_eq!(part.aggregator, "http://127.0.0.1:7100");
         assert_eq!((part.max_epsilon, part.data_set.as_deref()), (Some(1.5), Some("books")));
         assert_eq!(part.insecure_noise_seed, Some(Hex32([0xab; 32])));
+        assert!(!part.require_privacy);
+        let args = parse(&format!("{whole} --require-privacy")).unwrap();
+        assert!(args.part.is_some_and(|part| part.require_privacy));
         let args = parse("party budget --store s --delta 1e-5 --json").unwrap();
         assert!(matches!(args.action, Some(Action::Budget { delta: 1e-5, json: true, .. })));
         for line in [

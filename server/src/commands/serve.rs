@@ -54,9 +54,20 @@ pub(super) struct AuthorityArgs {
     /// it, such jobs are refused.
     #[arg(long, value_name = "URL", env = "QUORATE_AGGREGATOR")]
     aggregator: Option<String>,
-    /// The most epsilon that any data set may spend here, whatever its jobs allow.
-    #[arg(long, value_name = "EPSILON", value_parser = parse_epsilon)]
+    /// Refuse jobs that add no noise.
+    #[arg(long)]
+    require_privacy: bool,
+    /// The most epsilon that each data set may spend here, whatever its jobs allow; jobs without noise
+    /// are then refused.
+    #[arg(long, value_name = "EPSILON", value_parser = parse_epsilon, requires = "accounts")]
     max_epsilon: Option<f64>,
+    /// A data set that jobs with noise may name, once for each; one name for all data of the same
+    /// parties, since every name has an account of its own.
+    #[arg(long = "data-set", value_name = "NAME", value_parser = parse_name, group = "accounts")]
+    data_sets: Vec<Name>,
+    /// Let jobs name any data set: whoever creates jobs then opens a fresh account with each new name.
+    #[arg(long, group = "accounts", conflicts_with = "data_sets")]
+    any_data_set: bool,
 }
 
 /// Arguments of `quorate aggregator`.
@@ -99,6 +110,8 @@ pub(super) async fn authority(args: AuthorityArgs) -> anyhow::Result<()> {
         colluders: args.min_colluders,
         authorities: 1,
         accepted: Vec::new(),
+        require_noise: args.require_privacy,
+        data_sets: args.data_sets,
     };
     let config = authority::Config {
         name: args.name,
@@ -124,4 +137,40 @@ pub(super) async fn aggregator(args: AggregatorArgs) -> anyhow::Result<()> {
     };
     let stop = signals()?;
     aggregator::run(config, listen(&args.listen).await?, stop).await
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: AuthorityArgs,
+    }
+
+    #[test]
+    fn an_authority_with_a_limit_says_of_which_data() {
+        let parse = |line: &str| {
+            let whole = format!("authority --name a --store s{line}");
+            Line::try_parse_from(whole.split(' ')).map(|line| line.args)
+        };
+        let args = parse(" --max-epsilon 1.5 --data-set books --data-set trips").unwrap();
+        let names: Vec<&str> = args.data_sets.iter().map(Name::as_str).collect();
+        assert_eq!((args.max_epsilon, names), (Some(1.5), vec!["books", "trips"]));
+        assert!(parse(" --max-epsilon 1.5 --any-data-set").unwrap().any_data_set);
+        assert!(parse(" --require-privacy").unwrap().require_privacy);
+        let args = parse("").unwrap();
+        assert!(!args.require_privacy && args.max_epsilon.is_none() && args.data_sets.is_empty());
+        for line in [
+            " --max-epsilon 1.5",
+            " --max-epsilon 0 --any-data-set",
+            " --any-data-set --data-set books",
+            " --data-set not/a/name",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use quorate_client::learn::data::{Dataset, Hints, Table, infer_schema};
 use quorate_client::learn::split::{Split, hold_out, share_out};
-use quorate_protocols::workload::Schema;
+use quorate_client::learn::sweep::party_name;
+use quorate_protocols::workload::{ColumnKind, Schema};
 
 /// A table and what is to be learned from it.
 #[derive(Debug)]
@@ -81,21 +82,55 @@ impl Source {
         Ok(Self { name, path, target, categorical, ignored, table, schema })
     }
 
+    /// Takes ranges that are known beforehand in place of those read off the data, which no noise
+    /// hides: the pixels of `mnist7` are bytes.
+    pub fn declare_ranges(&mut self) {
+        if self.name == "mnist7" {
+            for column in &mut self.schema.columns {
+                column.kind = ColumnKind::Numeric { offset: 0.0, scale_log2: 8 };
+            }
+        }
+    }
+
     /// Holds `fold` out, shares the other rows out unevenly among `parties` banks and writes each
     /// bank's file under `out/NAME/data.csv`.
     ///
     /// # Errors
     /// When a part would be empty, or files cannot be written.
     pub fn prepare(&self, fold: u32, parties: usize, out: &Path) -> anyhow::Result<Prepared> {
+        let names = (1..=parties).map(|number| format!("bank-{number}")).collect();
+        self.prepare_for(names, fold, &Split::named(&self.name), out)
+    }
+
+    /// The same with an even split, and parties named as a sweep names them.
+    ///
+    /// # Errors
+    /// As [`Source::prepare`].
+    pub fn prepare_evenly(
+        &self,
+        fold: u32,
+        parties: usize,
+        out: &Path,
+    ) -> anyhow::Result<Prepared> {
+        let names = (0..parties).map(party_name).collect();
+        self.prepare_for(names, fold, &Split::Even, out)
+    }
+
+    fn prepare_for(
+        &self,
+        names: Vec<String>,
+        fold: u32,
+        split: &Split,
+        out: &Path,
+    ) -> anyhow::Result<Prepared> {
+        let parties = names.len();
         let (train, test) = hold_out(&self.table, fold)?;
-        let shares = share_out(&self.table, &train, parties, &Split::named(&self.name))
-            .with_context(|| {
-                format!("{} training rows are too few for {parties} parties", train.len())
-            })?;
+        let shares = share_out(&self.table, &train, parties, split).with_context(|| {
+            format!("{} training rows are too few for {parties} parties", train.len())
+        })?;
         let rows = |rows: &[usize]| Dataset::new(&self.table, &self.schema, rows);
         let mut banks = Vec::with_capacity(parties);
-        for (number, share) in (1..).zip(&shares) {
-            let name = format!("bank-{number}");
+        for (name, share) in names.into_iter().zip(&shares) {
             let folder = out.join(&name);
             std::fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
@@ -109,6 +144,12 @@ impl Source {
             pooled: rows(&train)?,
             test: rows(&test)?,
         })
+    }
+
+    /// The whole table.
+    #[must_use]
+    pub const fn table(&self) -> &Table {
+        &self.table
     }
 
     fn write(&self, file: &Path, rows: &[usize]) -> anyhow::Result<()> {
@@ -160,7 +201,7 @@ fn known_target(name: &str) -> Option<&'static str> {
         "ionosphere" => "good",
         "tricky" => "repaid in full?",
         "adult" => "income_gt_50k",
-        "digits" | "mnist" => "digit",
+        "digits" | "mnist" | "mnist7" => "digit",
         "landsat" => "soil",
         "nursery" => "rank",
         _ => return None,
@@ -169,6 +210,9 @@ fn known_target(name: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use quorate_client::learn::sweep::shared_evenly;
+    use quorate_protocols::workload::{TreeSpec, Workload};
+
     use super::*;
 
     #[test]
@@ -191,6 +235,21 @@ mod tests {
         ids.dedup();
         assert_eq!(ids.len(), prepared.pooled.rows);
         assert!(prepared.banks[0].rows.rows > 5 * prepared.banks[1].rows.rows);
+    }
+
+    #[test]
+    fn even_parts_differ_by_one_row_and_are_those_of_a_sweep() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Source::read("tricky", None, &[]).unwrap();
+        let prepared = source.prepare_evenly(1, 3, folder.path()).unwrap();
+        let rows: Vec<usize> = prepared.banks.iter().map(|bank| bank.rows.rows).collect();
+        assert_eq!(rows, [107, 107, 106]);
+        let (train, _) = hold_out(source.table(), 1).unwrap();
+        let spec = TreeSpec::default_for(prepared.schema.clone());
+        let sweep = shared_evenly(&Workload::Tree(spec), source.table(), &train, 3).unwrap();
+        for (bank, (name, rows)) in prepared.banks.iter().zip(&sweep) {
+            assert_eq!((bank.name.as_str(), &bank.rows), (name.as_str(), rows));
+        }
     }
 
     #[test]

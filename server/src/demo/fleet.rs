@@ -1,13 +1,14 @@
 //! The processes of a deployment on this machine: authorities, one aggregator, banks.
 
 use std::ffi::OsString;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use quorate_client::api::Hex32;
 use serde::Deserialize;
 
-use super::supervisor::Service;
+use super::supervisor::{Service, any_port};
 
 /// Tenant of deployments on loopback.
 const TENANT: &str = "demo";
@@ -26,6 +27,15 @@ pub struct Fleet {
 }
 
 impl Fleet {
+    /// A free address of the loopback interface, for an aggregator that its authorities have to know
+    /// before it runs.
+    ///
+    /// # Errors
+    /// When the system has none.
+    pub fn reserve() -> anyhow::Result<SocketAddr> {
+        Ok(TcpListener::bind(any_port())?.local_addr()?)
+    }
+
     /// Starts `authorities` key authorities of `program`, with stores and logs under `folder`.
     ///
     /// # Errors
@@ -35,10 +45,27 @@ impl Fleet {
         folder: &Path,
         authorities: usize,
     ) -> anyhow::Result<Vec<Service>> {
+        Self::authorities_of(program, folder, authorities, None).await
+    }
+
+    /// As [`Fleet::authorities`], with authorities that fetch the replies of threshold jobs from an
+    /// aggregator at `aggregator`, which need not run yet.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub async fn authorities_of(
+        program: &Path,
+        folder: &Path,
+        authorities: usize,
+        aggregator: Option<SocketAddr>,
+    ) -> anyhow::Result<Vec<Service>> {
         let mut services = Vec::with_capacity(authorities);
         for letter in ('a'..='z').take(authorities) {
             let name = format!("authority-{letter}");
             let mut args = words(&["authority", "--name", &name, "--tenant", TENANT]);
+            if let Some(aggregator) = aggregator {
+                args.extend(words(&["--aggregator", &format!("http://{aggregator}")]));
+            }
             let log = own_folder(folder, &name, &mut args)?;
             let mut service = Service::listening(program, &name, args, log);
             service.start().await?;
@@ -57,12 +84,41 @@ impl Fleet {
         authorities: Vec<Service>,
         urls: &[String],
     ) -> anyhow::Result<Self> {
+        Self::start_at(program, folder, authorities, urls, None).await
+    }
+
+    /// Starts what a threshold job needs: one authority, which fetches ciphertexts at its aggregator,
+    /// and that aggregator.
+    ///
+    /// # Errors
+    /// When one does not start, or another process takes the aggregator's port before it does.
+    pub async fn threshold(program: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let address = Some(Self::reserve()?);
+        let authorities = Self::authorities_of(program, folder, 1, address).await?;
+        let urls = authorities.iter().map(Service::url).collect::<anyhow::Result<Vec<_>>>()?;
+        Self::start_at(program, folder, authorities, &urls, address).await
+    }
+
+    /// As [`Fleet::start`], with the aggregator at `address`, which [`Fleet::reserve`] chose.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_at(
+        program: &Path,
+        folder: &Path,
+        authorities: Vec<Service>,
+        urls: &[String],
+        address: Option<SocketAddr>,
+    ) -> anyhow::Result<Self> {
         let mut args = words(&["aggregator", "--tenant", TENANT]);
         let log = own_folder(folder, "aggregator", &mut args)?;
         for url in urls {
             args.extend(words(&["--authority", url]));
         }
         let mut aggregator = Service::listening(program, "aggregator", args, log);
+        if let Some(address) = address {
+            aggregator = aggregator.at(address);
+        }
         aggregator.start().await?;
         let (program, folder) = (program.to_owned(), folder.to_owned());
         Ok(Self { program, folder, authorities, aggregator, banks: Vec::new() })
@@ -105,14 +161,11 @@ impl Fleet {
         for bank in &self.banks {
             // A restarted bank reports some things twice: the last report counts.
             let (mut trained, mut sealed, mut sent) = (0.0, 0.0, 0.0);
-            for line in bank.log().lines() {
-                let Ok(event) = serde_json::from_str::<Event>(line) else {
-                    continue;
-                };
+            for event in events(bank, round) {
                 match event.event.as_str() {
-                    "trained" if event.round == round => trained = event.ms,
-                    "sealed" if event.round == round => sealed = event.ms,
-                    "receipt" if event.round == round => sent = event.ms,
+                    "trained" => trained = event.ms,
+                    "sealed" => sealed = event.ms,
+                    "receipt" => sent = event.ms,
                     _ => {}
                 }
             }
@@ -120,6 +173,16 @@ impl Fleet {
             send = send.max(sealed + sent);
         }
         (train, send)
+    }
+
+    /// Name and bytes of each partial decryption that banks made in `round`, as they report.
+    #[must_use]
+    pub fn shares(&self, round: u32) -> Vec<(String, u64)> {
+        let share = |bank: &Service| {
+            let shared = events(bank, round).into_iter().rfind(|event| event.event == "shared")?;
+            Some((bank.name().to_owned(), shared.bytes))
+        };
+        self.banks.iter().filter_map(share).collect()
     }
 
     /// Refuses to go on after a process that failed by itself.
@@ -144,6 +207,15 @@ struct Event {
     event: String,
     round: u32,
     ms: f64,
+    #[serde(default)]
+    bytes: u64,
+}
+
+/// What a bank reported of `round`, in order.
+fn events(bank: &Service, round: u32) -> Vec<Event> {
+    let log = bank.log();
+    let all = log.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok());
+    all.filter(|event| event.round == round).collect()
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {

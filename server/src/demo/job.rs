@@ -14,6 +14,7 @@ use quorate_crypto::merkle::leaf_hash;
 use quorate_protocols::job::{JobPackage, Manifest};
 use quorate_protocols::model::ModelState;
 use quorate_protocols::payload::{OpenedSum, read_sum};
+use quorate_protocols::policy::Spent;
 use quorate_protocols::round::messages::{ResultRecord, RoundOpen};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, Verified, decode};
 use reqwest::{RequestBuilder, StatusCode};
@@ -113,6 +114,14 @@ impl Aggregator {
         let key = info.verify.into();
         let aggregator = self.clone();
         Ok(Followed { aggregator, key, job, manifest, state, opened: 0, open: None })
+    }
+
+    /// What was spent on each data set, where the service at this address is an authority.
+    ///
+    /// # Errors
+    /// When it refuses or cannot be reached.
+    pub async fn spent(&self, delta: f64) -> anyhow::Result<Vec<Spent>> {
+        json(self.get(&format!("/v1/budget?delta={delta:e}"))).await
     }
 
     fn get(&self, path: &str) -> RequestBuilder {

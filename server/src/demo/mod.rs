@@ -8,15 +8,15 @@ pub mod job;
 pub mod plain;
 mod record;
 pub mod supervisor;
+pub mod threshold;
 mod verdict;
+mod watch;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
-use quorate_client::api::{JobOutcome, JobSpec, JobStatus, TrainTable};
+use quorate_client::api::{JobSpec, TrainTable};
 use quorate_client::learn::metrics::Metrics;
 use quorate_client::learn::pooled::pooled_logistic;
 use quorate_protocols::workload::{ModelSpec, TrainSpec};
@@ -24,10 +24,11 @@ use quorate_protocols::workload::{ModelSpec, TrainSpec};
 use data::{Prepared, Source};
 use faults::Faults;
 use fleet::Fleet;
-use job::{Aggregator, Followed};
+use job::Aggregator;
 use record::Course;
 use supervisor::Service;
 use verdict::Verdict;
+use watch::watch;
 
 /// How far the federated metric of a logistic model may be from the pooled one.
 pub const TOLERANCE: f64 = 0.01;
@@ -42,9 +43,6 @@ const FEW_ROWS: usize = 2000;
 /// Key authorities.
 const AUTHORITIES: usize = 2;
 
-/// How often the job is looked at.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// After this long without any progress the demo gives up.
 const STALL: Duration = Duration::from_secs(90);
 
@@ -52,7 +50,7 @@ const STALL: Duration = Duration::from_secs(90);
 const MARK: &str = ".quorate-demo";
 
 /// The built-in model to train.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Model {
     /// Logistic regression; softmax for more than two classes.
     Logistic,
@@ -98,8 +96,13 @@ pub struct Options {
 /// # Errors
 /// When anything that the demo promises did not hold, with what to do next.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
+    until_stopped(run_to_the_end(options)).await
+}
+
+/// Runs `work` until it ends or the process is asked to.
+async fn until_stopped(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     tokio::select! {
-        done = run_to_the_end(options) => done,
+        done = work => done,
         stopped = stop_signal() => {
             stopped?;
             bail!("interrupted; all processes of the demo are stopped")
@@ -170,7 +173,7 @@ async fn run_to_the_end(options: &Options) -> anyhow::Result<()> {
     );
 
     let mut course = Course::new(&prepared);
-    watch(&mut fleet, &mut faults, &mut followed, &mut course).await?;
+    watch(&mut fleet, &mut faults, &mut followed, &mut course, STALL).await?;
     let frozen = followed.frozen().await?;
     drop(fleet);
 
@@ -187,87 +190,6 @@ async fn run_to_the_end(options: &Options) -> anyhow::Result<()> {
     verdict.judge(options, &out)?;
     println!("done in {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// Follows the job to its end, makes faults happen and prints a line per round.
-async fn watch(
-    fleet: &mut Fleet,
-    faults: &mut Faults,
-    followed: &mut Followed,
-    course: &mut Course<'_>,
-) -> anyhow::Result<()> {
-    let rounds = u64::from(followed.manifest().workload.rounds());
-    let bar = ProgressBar::new(rounds)
-        .with_style(ProgressStyle::with_template("round {pos}/{len} [{bar:32}] {msg} {elapsed}")?);
-    if !std::io::stdout().is_terminal() {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-    }
-    bar.suspend(|| println!("\n{}", course.header()));
-    let mut last: Option<JobStatus> = None;
-    let mut moved = Instant::now();
-    loop {
-        fleet.check()?;
-        match look(fleet, followed, course).await {
-            Ok((status, lines)) => {
-                for line in lines {
-                    bar.suspend(|| println!("{line}"));
-                }
-                bar.set_position(u64::from(status.opened));
-                bar.set_message(status.phase.clone());
-                match &status.outcome {
-                    None => {
-                        for sentence in faults.step(&status, fleet).await? {
-                            course.happened(sentence);
-                        }
-                    }
-                    Some(JobOutcome::Done) if course.rounds() == status.opened => break,
-                    Some(JobOutcome::Done) => {}
-                    Some(JobOutcome::Cancelled) => bail!("the job was cancelled"),
-                    Some(JobOutcome::Failed { code, detail }) => {
-                        bail!("the job failed: {code}: {detail}")
-                    }
-                }
-                if last.as_ref() != Some(&status) {
-                    moved = Instant::now();
-                    last = Some(status);
-                }
-            }
-            // It may be starting again.
-            Err(error) if job::is_passing(&error) && moved.elapsed() < STALL => {}
-            Err(error) => return Err(error.context("cannot follow the job")),
-        }
-        if moved.elapsed() > STALL {
-            let phase =
-                last.map_or_else(String::new, |s| format!("in {} of round {}", s.phase, s.round));
-            bail!("the job stands still {phase}; see the log.txt of each process");
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    bar.finish_and_clear();
-    if faults.left() > 0 {
-        println!("faults that did not come, the job was over before: {}", faults.left());
-    }
-    Ok(())
-}
-
-/// One look at the job: where it stands, and a line per newly opened round.
-async fn look(
-    fleet: &Fleet,
-    followed: &mut Followed,
-    course: &mut Course<'_>,
-) -> anyhow::Result<(JobStatus, Vec<String>)> {
-    let opened = followed.opened().await?;
-    course.waiting.extend(opened);
-    course.invited(followed.open_round());
-    let mut lines = Vec::new();
-    if !course.waiting.is_empty() {
-        let report = followed.report().await?;
-        while let Some(round) = course.waiting.pop_front() {
-            let spent = fleet.spent(round.record.round);
-            lines.push(course.add(followed.manifest(), &round, &report, spent)?);
-        }
-    }
-    Ok((followed.status().await?, lines))
 }
 
 /// The workload: defaults that suit the size of the data.
@@ -344,33 +266,45 @@ fn clear(out: &Path) -> std::io::Result<()> {
     for file in ["report.html", "demo.json", "model.json", "frozen.json", "plain.json"] {
         gone(std::fs::remove_file(out.join(file)))?;
     }
-    for entry in out.read_dir()? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            let dir = entry.path();
-            let store = dir.join("store");
-            if store.join(quorate_client::store::DATABASE).is_file() {
-                std::fs::remove_dir_all(store)?;
-            }
-            gone(std::fs::remove_file(dir.join("log.txt")))?;
-            gone(std::fs::remove_file(dir.join("data.csv")))?;
-            // Somebody else's files keep their folder.
-            let _ = std::fs::remove_dir(dir);
+    for dir in own_folders(out)? {
+        let store = dir.join("store");
+        if store.join(quorate_client::store::DATABASE).is_file() {
+            std::fs::remove_dir_all(store)?;
         }
+        gone(std::fs::remove_file(dir.join("log.txt")))?;
+        gone(std::fs::remove_file(dir.join("data.csv")))?;
+        // Somebody else's files keep their folder.
+        let _ = std::fs::remove_dir(dir);
     }
     Ok(())
 }
 
 /// Removes the services' stores and leaves logs, data and results.
 fn remove_stores(out: &Path) -> anyhow::Result<()> {
-    for entry in out.read_dir()? {
-        let store = entry?.path().join("store");
+    for store in own_folders(out)?.into_iter().map(|dir| dir.join("store")) {
         if store.is_dir() {
             std::fs::remove_dir_all(&store)
                 .with_context(|| format!("cannot remove {}", store.display()))?;
         }
     }
     Ok(())
+}
+
+/// The folders of a demo's processes and parties: those in `out`, and before them those in the
+/// folders of [`threshold::RUNS`].
+fn own_folders(out: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let folder = |path: &PathBuf| path.symlink_metadata().is_ok_and(|data| data.is_dir());
+    let runs = threshold::RUNS.iter().map(|name| out.join(name)).filter(folder);
+    for folder in runs.chain([out.to_owned()]) {
+        for entry in folder.read_dir()? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                found.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -382,15 +316,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
         prepare_folder(&out).unwrap();
-        for dir in ["bank-1", "bank-2"] {
-            std::fs::create_dir(out.join(dir)).unwrap();
+        for dir in ["bank-1", "bank-2", "elgamal/party-0"] {
+            std::fs::create_dir_all(out.join(dir)).unwrap();
             std::fs::write(out.join(dir).join("data.csv"), "").unwrap();
         }
         for file in ["demo.json", "mine.txt", "bank-2/mine.txt"] {
             std::fs::write(out.join(file), "").unwrap();
         }
         prepare_folder(&out).unwrap();
-        for gone in ["demo.json", "bank-1", "bank-2/data.csv"] {
+        for gone in ["demo.json", "bank-1", "bank-2/data.csv", "elgamal"] {
             assert!(!out.join(gone).exists(), "{gone}");
         }
         assert!(out.join("mine.txt").exists() && out.join("bank-2/mine.txt").exists());

@@ -1,16 +1,18 @@
 //! What happened in a demo, round by round.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use anyhow::bail;
-use quorate_client::api::RoundReport;
+use quorate_client::api::{JobStatus, RoundReport};
 use quorate_client::learn::metrics::{Metrics, evaluate};
 use quorate_protocols::job::Manifest;
 use quorate_protocols::round::messages::RoundOpen;
 use quorate_protocols::workload::{Purpose, TrainSpec, Workload};
 
 use super::data::Prepared;
+use super::fleet::Fleet;
 use super::job::OpenedRound;
+use super::watch::Chronicle;
 use crate::report::{PhaseMillis, RoundRow, render_table, table_header};
 
 /// The rounds so far.
@@ -24,8 +26,6 @@ pub(super) struct Course<'a> {
     pub(super) last: Option<Metrics>,
     /// All happenings.
     pub(super) happened: Vec<String>,
-    /// Opened rounds that have no row yet.
-    pub(super) waiting: VecDeque<OpenedRound>,
     /// Happenings that no row shows yet.
     new: Vec<String>,
 }
@@ -38,45 +38,45 @@ impl<'a> Course<'a> {
             rows: Vec::new(),
             last: None,
             happened: Vec::new(),
-            waiting: VecDeque::new(),
             new: Vec::new(),
         }
     }
+}
 
-    /// Heading of the table.
-    pub(super) fn header(&self) -> String {
+impl Chronicle for Course<'_> {
+    fn header(&self) -> String {
         table_header("AUC")
     }
 
-    /// Rounds opened.
-    pub(super) fn rounds(&self) -> u32 {
+    fn rounds(&self) -> u32 {
         u32::try_from(self.rows.len()).unwrap_or(u32::MAX)
     }
 
     /// Notes who is invited to the open attempt.
-    pub(super) fn invited(&mut self, open: Option<&RoundOpen>) {
+    fn saw(&mut self, _: &JobStatus, open: Option<&RoundOpen>) {
         if let Some(open) = open {
             let names = open.roster.iter().map(|entry| entry.party.to_string()).collect();
             self.invited.insert((open.fields.round, open.fields.attempt), names);
         }
     }
 
-    /// Notes a happening; the next row shows it.
-    pub(super) fn happened(&mut self, sentence: String) {
+    /// The next row shows it.
+    fn happened(&mut self, sentence: String) {
         self.new.push(sentence.clone());
         self.happened.push(sentence);
     }
 
-    /// Scores an opened round on held-out rows and gives its line of the table.
-    pub(super) fn add(
+    /// Scores an opened round on held-out rows.
+    fn add(
         &mut self,
         manifest: &Manifest,
         opened: &OpenedRound,
         report: &[RoundReport],
-        (train, send): (f64, f64),
+        fleet: &Fleet,
     ) -> anyhow::Result<String> {
         let (spec, record) = (train_spec(manifest)?, &opened.record);
         let (round, attempt) = (record.round, record.attempt);
+        let (train, send) = fleet.spent(round);
         let scored = manifest.workload.purpose(round) == Some(Purpose::Train);
         let metrics = scored
             .then(|| evaluate(spec, &manifest.code, &opened.state, &self.prepared.test))

@@ -39,9 +39,14 @@ impl Service {
     /// the same port after every restart.
     #[must_use]
     pub fn listening(program: &Path, name: &str, args: Vec<OsString>, log: PathBuf) -> Self {
-        let mut service = Self::connecting(program, name, args, log);
-        service.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-        service
+        Self::connecting(program, name, args, log).at(any_port())
+    }
+
+    /// This process, listening at `address`.
+    #[must_use]
+    pub const fn at(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
     }
 
     /// A process that only connects to others.
@@ -181,6 +186,12 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A free port of the loopback interface.
+#[must_use]
+pub fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 fn read_from(path: &Path, from: u64) -> anyhow::Result<String> {

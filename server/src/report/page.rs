@@ -11,16 +11,11 @@ pub(super) struct Page<'a>(pub(super) &'a DemoReport);
 impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = self.0;
+        open(f, &report.title)?;
         write!(
             f,
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\
-             <meta http-equiv=\"Content-Security-Policy\" \
-             content=\"default-src 'none'; style-src 'unsafe-inline'\"/>\
-             <title>{0}</title><style>{1}</style></head><body><main>\
-             <header><h1>{0}</h1><p>{2}, scheme <code>{3}</code></p></header>",
+            "<header><h1>{}</h1><p>{}, scheme <code>{}</code></p></header>",
             Escaped(&report.title),
-            include_str!("style.css"),
             Escaped(&report.data),
             Escaped(&report.scheme),
         )?;
@@ -30,9 +25,26 @@ impl fmt::Display for Page<'_> {
         faults(f, report)?;
         parties(f, report)?;
         rounds(f, report)?;
-        f.write_str("</main></body></html>\n")
+        f.write_str(CLOSE)
     }
 }
+
+/// The beginning of every page: it fetches nothing and runs nothing.
+pub(super) fn open(f: &mut fmt::Formatter<'_>, title: &str) -> fmt::Result {
+    write!(
+        f,
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\
+         <meta http-equiv=\"Content-Security-Policy\" \
+         content=\"default-src 'none'; style-src 'unsafe-inline'\"/>\
+         <title>{}</title><style>{}</style></head><body><main>",
+        Escaped(title),
+        include_str!("style.css"),
+    )
+}
+
+/// The end of every page.
+pub(super) const CLOSE: &str = "</main></body></html>\n";
 
 fn summary(f: &mut fmt::Formatter<'_>, report: &DemoReport) -> fmt::Result {
     let metric = Escaped(&report.metric_name);

@@ -4,12 +4,12 @@ use core::fmt;
 
 use super::Escaped;
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 230.0;
-const LEFT: f64 = 64.0;
+pub(super) const WIDTH: f64 = 640.0;
+pub(super) const HEIGHT: f64 = 230.0;
+pub(super) const LEFT: f64 = 64.0;
 const RIGHT: f64 = 14.0;
-const TOP: f64 = 20.0;
-const BOTTOM: f64 = 36.0;
+pub(super) const TOP: f64 = 20.0;
+pub(super) const BOTTOM: f64 = 36.0;
 
 /// What the two kinds share.
 pub(super) struct Chart<'a> {
@@ -36,7 +36,7 @@ pub(super) struct Part {
 }
 
 /// The vertical axis: from `low` to `high`, a tick every `step`.
-struct Axis {
+pub(super) struct Axis {
     low: f64,
     high: f64,
     step: f64,
@@ -44,7 +44,7 @@ struct Axis {
 
 impl Axis {
     /// An axis of at most about eight round ticks that holds all finite `values`.
-    fn over(values: impl Iterator<Item = f64>, from_zero: bool) -> Option<Self> {
+    pub(super) fn over(values: impl Iterator<Item = f64>, from_zero: bool) -> Option<Self> {
         let (mut low, mut high) =
             values.filter(|value| value.is_finite()).fold(None, |range, value| match range {
                 None => Some((value, value)),
@@ -68,7 +68,7 @@ impl Axis {
         Some(Self { low: (low / step).floor() * step, high: (high / step).ceil() * step, step })
     }
 
-    fn y(&self, value: f64) -> f64 {
+    pub(super) fn y(&self, value: f64) -> f64 {
         let share = (value - self.low) / (self.high - self.low);
         HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
     }
@@ -78,6 +78,49 @@ impl Axis {
             .map(|i| self.low + f64::from(i) * self.step)
             .take_while(|tick| *tick <= self.high + self.step / 2.0)
     }
+
+    /// Grid lines and numbers, from the left margin to `end`.
+    pub(super) fn grid(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        end: f64,
+        show: fn(f64) -> String,
+    ) -> fmt::Result {
+        for tick in self.ticks() {
+            let y = self.y(tick);
+            write!(
+                f,
+                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{end}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+                 <text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                LEFT - 8.0,
+                y + 4.0,
+                show(tick),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a plot with its heading and what a reader who does not see it should know.
+pub(super) fn open(
+    f: &mut fmt::Formatter<'_>,
+    id: &str,
+    title: &str,
+    description: &str,
+) -> fmt::Result {
+    write!(
+        f,
+        "<h3>{0}</h3><svg class=\"plot\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+         aria-labelledby=\"{id}-t {id}-d\"><title id=\"{id}-t\">{0}</title>\
+         <desc id=\"{id}-d\">{1}</desc>",
+        Escaped(title),
+        Escaped(description),
+    )
+}
+
+/// What stands in place of a plot without values.
+pub(super) fn nothing(f: &mut fmt::Formatter<'_>, title: &str) -> fmt::Result {
+    write!(f, "<h3>{}</h3><p class=\"note\">No values.</p>", Escaped(title))
 }
 
 impl Chart<'_> {
@@ -100,7 +143,7 @@ impl Chart<'_> {
         let finite = |value: &Option<f64>| value.filter(|value| value.is_finite());
         let all = values.iter().filter_map(finite).chain(reference.map(|(level, _)| level));
         let Some(axis) = Axis::over(all, false) else {
-            return self.nothing(f);
+            return nothing(f, self.title);
         };
         self.open(f, &axis)?;
         if let Some((level, name)) = reference.filter(|(level, _)| level.is_finite()) {
@@ -150,7 +193,7 @@ impl Chart<'_> {
         let totals =
             (0..self.labels.len()).map(|i| parts.iter().map(|part| at(part, i)).sum::<f64>());
         let Some(axis) = Axis::over(totals, true) else {
-            return self.nothing(f);
+            return nothing(f, self.title);
         };
         self.open(f, &axis)?;
         let width = (self.band() * 0.66).min(36.0);
@@ -189,28 +232,8 @@ impl Chart<'_> {
 
     /// Heading, axes, grid and event markers.
     fn open(&self, f: &mut fmt::Formatter<'_>, axis: &Axis) -> fmt::Result {
-        let id = self.id;
-        write!(
-            f,
-            "<h3>{}</h3><svg class=\"plot\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
-             aria-labelledby=\"{id}-t {id}-d\"><title id=\"{id}-t\">{}</title>\
-             <desc id=\"{id}-d\">{}</desc>",
-            Escaped(self.title),
-            Escaped(self.title),
-            Escaped(&self.description),
-        )?;
-        for tick in axis.ticks() {
-            let y = axis.y(tick);
-            write!(
-                f,
-                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-                 <text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                WIDTH - RIGHT,
-                LEFT - 8.0,
-                y + 4.0,
-                (self.show)(tick),
-            )?;
-        }
+        open(f, self.id, self.title, &self.description)?;
+        axis.grid(f, WIDTH - RIGHT, self.show)?;
         let every = self.labels.len().div_ceil(20).max(1);
         for (i, label) in self.labels.iter().enumerate().step_by(every) {
             write!(
@@ -243,9 +266,5 @@ impl Chart<'_> {
 
     fn close(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("</svg>")
-    }
-
-    fn nothing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<h3>{}</h3><p class=\"note\">No values.</p>", Escaped(self.title))
     }
 }

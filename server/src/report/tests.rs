@@ -235,3 +235,190 @@ fn time_that_no_phase_accounts_for_is_waiting() {
     let overlapping = PhaseMillis { train: 30.0, total: 9.0, ..PhaseMillis::default() };
     assert_eq!(overlapping.phases().last(), Some(&("waiting", 0.0)));
 }
+
+fn spread(mean: f64, deviation: f64) -> Spread {
+    Spread { mean, deviation }
+}
+
+/// Two curves over three epsilons and one number of parties, and a run of one round.
+fn noised() -> ThresholdReport {
+    let curve = |name: &str, low: f64| Curve {
+        name: name.to_owned(),
+        points: [0.1, 1.0, 10.0].map(|x| (x, spread(low + x / 20.0, 0.01))).to_vec(),
+    };
+    let regime = |name: &str| RegimeRow {
+        name: name.to_owned(),
+        noise: "sigma² / 8 by each of 10 parties".to_owned(),
+        metric: spread(0.65625, 0.0125),
+        accuracy: spread(0.8, 0.0),
+    };
+    let by_parties = Curve { name: "hybrid".to_owned(), points: vec![(10.0, spread(0.5, 0.0))] };
+    ThresholdReport {
+        title: "Quorate demo: threshold".to_owned(),
+        data: "nursery, target rank".to_owned(),
+        metric_name: "macro-F1".to_owned(),
+        parties: 10,
+        seeds: 5,
+        settings: vec![("delta".to_owned(), "1e-6".to_owned())],
+        regimes: vec![regime("hybrid"), regime("local DP")],
+        by_epsilon: vec![curve("hybrid", 0.25), curve("local DP", 0.2)],
+        by_parties: vec![by_parties],
+        runs: vec![RealRun {
+            scheme: "elgamal".to_owned(),
+            job: "ab".repeat(32),
+            epsilon: 0.5,
+            parties: 10,
+            holders: 3,
+            needed: 2,
+            key_calls: 1,
+            key_seconds: 1.5,
+            seconds: 12.0,
+            rounds: 1,
+            sums_equal: true,
+            difference: None,
+            metric: 0.625,
+            model_hash: "5f".repeat(32),
+            simulated_model_hash: "5f".repeat(32),
+            bytes_up: 112_000,
+            bytes_down: 14_000,
+            bytes_shares: 11_200,
+            rho_spent: 0.0045,
+            epsilon_spent: 0.4999,
+            table: vec![RealRound {
+                round: 0,
+                values: 175,
+                members: 10,
+                opened_by: vec!["authority-a".to_owned(), "party-0".to_owned()],
+                metric: 0.625,
+                bytes_up: 112_000,
+                bytes_down: 14_000,
+                bytes_shares: 11_200,
+                collect_ms: 145,
+                promise_ms: 14,
+                shares_ms: 193,
+                open_ms: 394,
+            }],
+        }],
+    }
+}
+
+#[test]
+fn a_page_of_noise_is_well_formed_says_what_is_simulated_and_fetches_nothing() {
+    let page = render_threshold_html(&noised());
+    let seen = elements(&page).unwrap();
+    let count = |name: &str| seen.iter().filter(|element| *element == name).count();
+    assert_eq!((count("figure"), count("script"), count("link"), count("img")), (2, 0, 0, 0));
+    for address in ["http:", "https:", "url(", "@import", "src=", "href="] {
+        assert!(!page.contains(address), "{address}");
+    }
+    assert_eq!(page.matches("<figcaption class=\"note\">simulated; ").count(), 2);
+    assert!(page.contains("<td class=\"n\">0.6562 ± 0.0125</td>"));
+    assert!(page.contains("with <code>elgamal</code> through the real services"));
+    assert!(page.contains("<td class=\"events\">authority-a, party-0</td>"));
+    assert!(page.contains("<td class=\"n\">112 kB</td>"));
+}
+
+#[test]
+fn a_run_with_another_sum_is_marked() {
+    let mut report = noised();
+    assert!(!render_threshold_html(&report).contains("class=\"bad\""));
+    report.runs[0].sums_equal = false;
+    report.runs[0].difference = Some("value 3 of round 0 is <another>".to_owned());
+    let page = render_threshold_html(&report);
+    elements(&page).unwrap();
+    assert!(page.contains("class=\"bad\"") && page.contains("is &lt;another&gt;"));
+    assert!(!page.contains("class=\"good\""));
+}
+
+#[test]
+fn hostile_text_and_numbers_that_are_none_stay_outside_of_the_markup() {
+    let mut report = noised();
+    let text = || HOSTILE.to_owned();
+    (report.title, report.data, report.metric_name) = (text(), text(), text());
+    report.settings.push((text(), text()));
+    report.regimes[0] = RegimeRow {
+        name: text(),
+        noise: text(),
+        metric: spread(f64::NAN, 0.0),
+        accuracy: spread(0.0, f64::NAN),
+    };
+    report.by_epsilon[0].name = text();
+    report.by_epsilon[0].points[1].1 = spread(f64::NAN, f64::INFINITY);
+    report.by_parties[0].points[0] = (f64::NAN, spread(0.5, 0.0));
+    (report.runs[0].scheme, report.runs[0].model_hash) = (text(), text());
+    report.runs[0].table[0].opened_by.push(text());
+    let page = render_threshold_html(&report);
+    let seen = elements(&page).unwrap();
+    assert!(!seen.iter().any(|name| name == "script" || name == "b"));
+    assert!(!page.contains("NaN\"") && !page.contains("inf") && page.contains("No values."));
+    for control in ['\u{1b}', '\u{202e}', '\0'] {
+        assert!(!page.contains(control));
+    }
+    report.by_epsilon.clear();
+    report.by_parties.clear();
+    report.runs.clear();
+    let page = render_threshold_html(&report);
+    assert!(!elements(&page).unwrap().iter().any(|name| name == "figure"));
+}
+
+/// The drawn plot of these curves.
+fn drawn(curves: &[Curve], logarithmic: bool) -> String {
+    struct Drawn<'a>(curves::Plot<'a>);
+    impl fmt::Display for Drawn<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.draw(f)
+        }
+    }
+    let (title, x_name) = ("macro-F1", "epsilon");
+    let plot = curves::Plot { id: "p", title, description: "", x_name, logarithmic, curves };
+    Drawn(plot).to_string()
+}
+
+/// The values of an attribute in all elements of one kind.
+fn attributes(page: &str, element: &str, attribute: &str) -> Vec<f64> {
+    let (open, key) = (format!("<{element} "), format!(" {attribute}=\""));
+    let tags = page.split(&open).skip(1).filter_map(|rest| rest.split('>').next());
+    let values = tags.filter_map(|tag| tag.split(&key).nth(1)?.split('"').next()?.parse().ok());
+    values.collect()
+}
+
+#[test]
+fn curves_lie_where_their_numbers_say() {
+    let points = |values: [f64; 3]| {
+        [1.0, 10.0, 100.0].into_iter().zip(values.map(|mean| spread(mean, 0.1))).collect()
+    };
+    let curve = |name: &str, values| Curve { name: name.to_owned(), points: points(values) };
+    let curves = [curve("hybrid", [0.1, 0.5, 0.9]), curve("local DP", [0.1, 0.3, 0.895])];
+    let plot = drawn(&curves, true);
+    // Equal ratios, equal distances; 0 and 1 are the ends of the vertical axis.
+    let x = [76.0, 312.0, 548.0];
+    assert_eq!(attributes(&plot, "circle", "cx"), [x, x].concat());
+    let y = |value: f64| (10.0 * (194.0 - value * 174.0)).round() / 10.0;
+    let means = [0.1, 0.5, 0.9, 0.1, 0.3, 0.895].map(y);
+    assert_eq!(attributes(&plot, "circle", "cy"), means);
+    assert!(plot.contains(&format!("y1=\"{:.1}\" y2=\"{:.1}\"/>", y(0.6), y(0.4))));
+    assert!(plot.contains("<title>hybrid, epsilon 10: 0.5000 ± 0.1000</title>"));
+    // Names whose curves end together stand apart.
+    let names: Vec<&str> = plot.split(" name\"").skip(1).collect();
+    let heights: Vec<f64> = names
+        .iter()
+        .map(|name| name.split("y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(heights.len(), 2);
+    assert!(heights[1] - heights[0] >= 12.9, "{heights:?}");
+
+    let linear = drawn(&curves, false);
+    let centre = attributes(&linear, "circle", "cx")[1];
+    assert_eq!(centre, (10.0f64 * (76.0 + 472.0 * 9.0 / 99.0)).round() / 10.0);
+    // Of two numbers that are too close only the first is written.
+    let close = Curve {
+        name: "a".into(),
+        points: vec![(1.0, spread(0.5, 0.0)), (1.01, spread(0.5, 0.0)), (90.0, spread(0.5, 0.0))],
+    };
+    let plot = drawn(&[close], false);
+    assert!(
+        plot.contains(">1</text>") && plot.contains(">90</text>") && !plot.contains(">1.01</text>")
+    );
+    assert_eq!(attributes(&plot, "circle", "cx").len(), 3);
+    assert!(!plot.contains("whisker"));
+}

@@ -2,14 +2,17 @@
 //! the aggregator and each authority.
 //!
 //! Every job must finish with the exact sums, and the bytes on the wire must hold one functional key
-//! per label and authority and one opened attempt per round.
+//! per label and authority and one opened attempt per round. A quarter of the jobs are threshold
+//! jobs with noise, whose services are also killed while the key is made and while shares are
+//! wanted: see [`threshold`].
 //!
 //! `QUORATE_CRASH_JOBS` (default 20) and `QUORATE_CRASH_SEED` choose how many jobs and which moments.
 
 mod proxy;
+mod threshold;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -26,26 +29,78 @@ use quorate_server::demo::job::{Aggregator, OpenedRound};
 use quorate_server::demo::supervisor::Service;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
+use threshold::{Moment, Noise};
 
-const AUTHORITIES: usize = 2;
 const BANKS: usize = 5;
-const SERVICES: usize = AUTHORITIES + 1 + BANKS;
-/// Rounds of weights in each job; with the moments, one more sum.
+/// Rounds of weights in each job of training; with the moments, one more sum.
 const ROUNDS: u32 = 4;
-/// Kills in each job, at most: a job may be over before the last.
-const KILLS: usize = 4;
 /// A job that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(120);
 
+/// The jobs of one deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Training under functional encryption.
+    Training,
+    /// Noised trees under threshold encryption.
+    Threshold,
+}
+
+impl Kind {
+    const fn authorities(self) -> usize {
+        match self {
+            Self::Training => 2,
+            Self::Threshold => 1,
+        }
+    }
+
+    const fn rounds(self) -> u32 {
+        match self {
+            Self::Training => ROUNDS + 1,
+            Self::Threshold => threshold::LEVELS,
+        }
+    }
+
+    const fn data(self) -> &'static str {
+        match self {
+            Self::Training => "credit_default",
+            Self::Threshold => "nursery",
+        }
+    }
+
+    /// Kills in each job, at most: a job may be over before the last.
+    const fn kills(self, moment: Moment) -> usize {
+        match (self, moment) {
+            (Self::Training, Moment::Other) => 4,
+            (Self::Training, _) => 0,
+            (Self::Threshold, Moment::Keying | Moment::Sharing) => 2,
+            (Self::Threshold, Moment::Other) => 1,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_services_lose_nothing_and_open_every_round_once() -> anyhow::Result<()> {
+    run(Kind::Training, |jobs| jobs - jobs / 4).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_holders_make_one_key_and_open_every_round_once() -> anyhow::Result<()> {
+    run(Kind::Threshold, |jobs| jobs / 4).await
+}
+
+async fn run(kind: Kind, part: impl Fn(u64) -> u64) -> anyhow::Result<()> {
     let setting = |name: &str, default| match std::env::var(name) {
         Ok(text) => text.parse::<u64>().with_context(|| format!("{name}={text:?}")),
         Err(_) => Ok(default),
     };
     let (jobs, seed) = (setting("QUORATE_CRASH_JOBS", 20)?, setting("QUORATE_CRASH_SEED", 1)?);
+    let jobs = part(jobs).max(1);
     let folder = tempfile::tempdir()?;
-    let done = Crash::start(folder.path(), seed).await?.run(jobs).await;
+    let done = match Crash::start(kind, folder.path(), seed).await {
+        Ok(crash) => crash.run(jobs).await,
+        Err(error) => Err(error),
+    };
     if done.is_err() {
         // The logs are what one needs now.
         let kept = folder.keep();
@@ -55,6 +110,8 @@ async fn killed_services_lose_nothing_and_open_every_round_once() -> anyhow::Res
 }
 
 struct Crash {
+    kind: Kind,
+    folder: PathBuf,
     prepared: Prepared,
     fleet: Fleet,
     aggregator: Aggregator,
@@ -62,24 +119,26 @@ struct Crash {
     rng: ChaCha20Rng,
     /// Services to kill next; refilled and shuffled when empty, so that each gets its turn.
     deck: Vec<usize>,
-    killed: BTreeMap<String, u32>,
+    killed: BTreeMap<(Moment, String), u32>,
 }
 
 impl Crash {
-    async fn start(folder: &Path, seed: u64) -> anyhow::Result<Self> {
+    async fn start(kind: Kind, folder: &Path, seed: u64) -> anyhow::Result<Self> {
         let program = Path::new(env!("CARGO_BIN_EXE_quorate"));
-        let prepared = Source::read("credit_default", None, &[])?.prepare(0, BANKS, folder)?;
-        let authorities = Fleet::authorities(program, folder, AUTHORITIES).await?;
+        let prepared = Source::read(kind.data(), None, &[])?.prepare(0, BANKS, folder)?;
+        let address = (kind == Kind::Threshold).then(Fleet::reserve).transpose()?;
+        let authorities =
+            Fleet::authorities_of(program, folder, kind.authorities(), address).await?;
         let mut proxies = Vec::new();
         for authority in &authorities {
             proxies.push(Proxy::start(authority.address()?).await?);
         }
         let urls: Vec<String> = proxies.iter().map(|proxy| proxy.url.clone()).collect();
-        let fleet = Fleet::start(program, folder, authorities, &urls).await?;
+        let fleet = Fleet::start_at(program, folder, authorities, &urls, address).await?;
         let aggregator = Aggregator::at(&fleet.aggregator.url()?)?;
         let rng = ChaCha20Rng::seed_from_u64(seed);
-        let (deck, killed) = (Vec::new(), BTreeMap::new());
-        Ok(Self { prepared, fleet, aggregator, proxies, rng, deck, killed })
+        let (deck, killed, folder) = (Vec::new(), BTreeMap::new(), folder.to_owned());
+        Ok(Self { kind, folder, prepared, fleet, aggregator, proxies, rng, deck, killed })
     }
 
     async fn run(mut self, jobs: u64) -> anyhow::Result<()> {
@@ -89,27 +148,52 @@ impl Crash {
         }
         let recordings: Vec<Vec<Exchange>> = self.proxies.iter().map(Proxy::exchanges).collect();
         let keys = check_recording(&recordings)?;
-        for id in ids {
-            for round in 0..=ROUNDS {
-                let opened = keys.get(&(id, round)).copied();
-                ensure!(opened == Some(AUTHORITIES), "job {id}, round {round}: {opened:?} keys");
+        for id in &ids {
+            for round in 0..self.kind.rounds() {
+                let opened = keys.get(&(*id, round)).copied();
+                let all = Some(self.kind.authorities());
+                ensure!(opened == all, "job {id}, round {round}: {opened:?} keys");
             }
         }
         let kills: u32 = self.killed.values().sum();
         println!("{jobs} jobs, {} rounds, {kills} kills: {:?}", keys.len(), self.killed);
         ensure!(u64::from(kills) >= jobs, "only {kills} kills: jobs end before they are killed");
+        if self.kind == Kind::Threshold {
+            let at = |moment| self.killed.keys().filter(|(when, _)| *when == moment).count();
+            let (keying, sharing) = (at(Moment::Keying), at(Moment::Sharing));
+            ensure!(
+                keying > 0 && sharing > 0,
+                "{keying} services killed for keys, {sharing} for shares"
+            );
+            self.fleet.services().for_each(Service::kill);
+            threshold::check_stores(&self.folder, &self.prepared, &ids).await?;
+        }
         Ok(())
     }
 
     /// One job under fire, checked against sums in the clear.
     async fn job(&mut self, number: u64) -> anyhow::Result<Hex32> {
-        let spec = self.spec(number);
+        let spec = match self.kind {
+            Kind::Training => self.spec(number),
+            Kind::Threshold => threshold::spec(&self.prepared.schema, number),
+        };
         let job = self.aggregator.create(&spec).await?;
         let mut followed = self.aggregator.follow(job).await?;
         self.fleet.banks.clear();
-        for bank in &self.prepared.banks {
+        let noise = match self.kind {
+            Kind::Training => Noise::None,
+            Kind::Threshold => Noise::of(number),
+        };
+        let seed = noise.seed().map(|seed| Hex32(seed).to_string());
+        let mut options = Vec::new();
+        match &seed {
             // Every job trains on the same rows: its moments repeat those of the job before.
-            self.fleet.add_bank(&bank.name, &bank.file, job, &["--allow-repeats"])?;
+            None if noise == Noise::None => options.push("--allow-repeats"),
+            None => {}
+            Some(seed) => options.extend(["--insecure-noise-seed", seed]),
+        }
+        for bank in &self.prepared.banks {
+            self.fleet.add_bank(&bank.name, &bank.file, job, &options)?;
         }
         for bank in &mut self.fleet.banks {
             bank.start().await?;
@@ -117,20 +201,28 @@ impl Crash {
         let begun = Instant::now();
         let mut opened = Vec::new();
         let mut next_kill = begun + self.between(0, 400);
-        let mut kills = 0;
+        let mut kills = BTreeMap::new();
         loop {
             // Whatever fails here fails because the aggregator is down or starting.
             if let Ok(new) = followed.opened().await {
                 opened.extend(new);
             }
-            match followed.status().await.ok().and_then(|status| status.outcome) {
-                Some(JobOutcome::Done) if opened.len() == ROUNDS as usize + 1 => break,
+            let status = followed.status().await.ok();
+            let moment = Moment::of(status.as_ref());
+            match status.and_then(|status| status.outcome) {
+                Some(JobOutcome::Done) if opened.len() == self.kind.rounds() as usize => break,
                 None | Some(JobOutcome::Done) => {}
                 Some(other) => bail!("the job ended with {other:?}"),
             }
-            if kills < KILLS && Instant::now() >= next_kill {
-                self.kill().await?;
-                kills += 1;
+            let due = moment != Moment::Other || Instant::now() >= next_kill;
+            let count = kills.entry(moment).or_insert(0);
+            if due && *count < self.kind.kills(moment) {
+                *count += 1;
+                if moment != Moment::Other {
+                    // Posts and shares are stored and sent within this time.
+                    tokio::time::sleep(self.between(0, 100)).await;
+                }
+                self.kill(moment).await?;
                 next_kill = Instant::now() + self.between(50, 500);
             }
             self.fleet.check()?;
@@ -147,7 +239,7 @@ impl Crash {
                 members: set.members.iter().map(ToString::to_string).collect(),
             })
             .collect();
-        self.compare(followed.manifest(), &sets, &opened)?;
+        self.compare(followed.manifest(), noise, &sets, &opened)?;
         Ok(job)
     }
 
@@ -176,10 +268,11 @@ impl Crash {
     }
 
     /// SIGKILL for the next service of the deck; it is started again a little later.
-    async fn kill(&mut self) -> anyhow::Result<()> {
+    async fn kill(&mut self, moment: Moment) -> anyhow::Result<()> {
         if self.deck.is_empty() {
-            self.deck = (0..SERVICES).collect();
-            for i in (1..SERVICES).rev() {
+            let services = self.kind.authorities() + 1 + BANKS;
+            self.deck = (0..services).collect();
+            for i in (1..services).rev() {
                 let other = self.below(i as u64 + 1);
                 self.deck.swap(i, usize::try_from(other)?);
             }
@@ -189,7 +282,7 @@ impl Crash {
         let service: &mut Service =
             self.fleet.services().nth(victim).context("there is no such service")?;
         service.kill();
-        *self.killed.entry(service.name().to_owned()).or_default() += 1;
+        *self.killed.entry((moment, service.name().to_owned())).or_default() += 1;
         tokio::time::sleep(down).await;
         service.start().await
     }
@@ -202,10 +295,12 @@ impl Crash {
         Duration::from_millis(least_ms + self.below(most_ms - least_ms + 1))
     }
 
-    /// Every opened sum equals the sum of what its members contribute, trained again in the clear.
+    /// Every opened sum equals the sum of what its members contribute, trained again in the clear,
+    /// with the noise that their seed gives.
     fn compare(
         &self,
         manifest: &quorate_protocols::job::Manifest,
+        noise: Noise,
         sets: &[FrozenSet],
         opened: &[OpenedRound],
     ) -> anyhow::Result<()> {
@@ -217,8 +312,10 @@ impl Crash {
         for (set, opened) in sets.iter().zip(opened) {
             ensure!(set.members.len() >= 3, "round {} is below the floor", set.round);
             let sum = plain_sum(workload, code, &state, set, &datasets)?;
-            ensure!(sum == opened.sum, "the sum of round {} is not exact", set.round);
-            state = state.advance(workload, set.round, &sum)?;
+            if let Some(sum) = noise.added(manifest, set, sum)? {
+                ensure!(sum == opened.sum, "the sum of round {} is not exact", set.round);
+            }
+            state = state.advance(workload, set.round, &opened.sum)?;
         }
         Ok(())
     }

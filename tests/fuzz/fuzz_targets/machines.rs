@@ -7,10 +7,11 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, rest)) = data.split_first() else {
         return;
     };
-    match kind % 4 {
+    match kind % 5 {
         0 => fuzz::fuzz_message(rest),
         1 => fuzz::fuzz_submit_header(rest),
         2 => fuzz::fuzz_signed(rest),
-        _ => fuzz::fuzz_state(rest),
+        3 => fuzz::fuzz_state(rest),
+        _ => fuzz::fuzz_holder(rest),
     }
 });

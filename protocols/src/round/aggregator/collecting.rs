@@ -36,6 +36,12 @@ impl AggregatorJob {
             None if self.parties.len() >= self.manifest.max_parties as usize => {
                 return Err(Refusal::new(Code::BadRoster, "the job is full"));
             }
+            Some(known) if known.broke_key => {
+                return Err(Refusal::new(
+                    Code::BadKey,
+                    "this party broke the job's threshold key and is out of the job",
+                ));
+            }
             Some(known) if known.barred && known.entry == *entry => {
                 return Err(Refusal::new(
                     Code::UnknownParty,
@@ -45,10 +51,15 @@ impl AggregatorJob {
             Some(known) if known.active && known.entry == *entry => return Ok(Vec::new()),
             _ => {}
         }
-        self.parties.insert(
-            entry.party.clone(),
-            Joined { entry: entry.clone(), active: true, barred: false },
-        );
+        let failed_calls = self.parties.get(&entry.party).map_or(0, |known| known.failed_calls);
+        let joined = Joined {
+            entry: entry.clone(),
+            active: true,
+            barred: false,
+            failed_calls,
+            broke_key: false,
+        };
+        self.parties.insert(entry.party.clone(), joined);
         let mut outputs = vec![Output::Log(Fact::job(
             "party.joined",
             format!("{} epoch {}", entry.party, entry.epoch),
@@ -95,9 +106,8 @@ impl AggregatorJob {
         }
         let (round, attempt) = (gathering.round, gathering.attempt);
         let tombstones = core::mem::take(&mut gathering.tombstones);
-        let Some((payload, purpose)) =
-            self.manifest.workload.payload(round).zip(self.manifest.workload.purpose(round))
-        else {
+        let payload = self.manifest.payload(round).ok();
+        let Some((payload, purpose)) = payload.zip(self.manifest.workload.purpose(round)) else {
             return self.finish(Outcome::Done);
         };
         let previous = self.results.last().map_or(Hash([0; 32]), Verified::hash);

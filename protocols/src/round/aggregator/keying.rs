@@ -26,7 +26,8 @@ impl AggregatorJob {
         }
     }
 
-    /// Calls for a key among the first N of `roster`.
+    /// Calls for a key among N of `roster`: those by whom the fewest calls failed, and of those the
+    /// first by name. The signed call names them, and the log says by whom each call failed.
     pub(super) fn call_key(
         &mut self,
         cx: &Context<'_>,
@@ -38,7 +39,11 @@ impl AggregatorJob {
             return self.finish(Outcome::Failed(Refusal::new(Code::QuorumLost, why)));
         }
         let count = self.manifest.threshold.map_or(0, |spec| spec.holders as usize);
-        let holders: Vec<RosterEntry> = roster.into_iter().take(count).collect();
+        let mut holders = roster;
+        let failed = |name: &Name| self.parties.get(name).map_or(0, |joined| joined.failed_calls);
+        holders.sort_by_cached_key(|holder| (failed(&holder.party), holder.party.clone()));
+        holders.truncate(count);
+        holders.sort_unstable_by(|a, b| a.party.cmp(&b.party));
         let names: Vec<&str> = holders.iter().map(|holder| holder.party.as_str()).collect();
         let fact = Fact::job("key.called", format!("call {number}: {}", names.join(", ")));
         let call = Signed::sign(KeyCall { manifest: self.hash, number, holders }, cx.identity);
@@ -117,13 +122,29 @@ impl AggregatorJob {
         }
         if let Phase::Keying(phase) = &self.phase {
             let holders = phase.keying.holders().to_vec();
+            self.failed_call(&named);
             self.bar(&holders, &named);
+            for name in &named {
+                if let Some(joined) = self.parties.get_mut(name) {
+                    joined.broke_key = true;
+                }
+            }
         }
         outputs.extend(self.gather(cx, 0, 0, Vec::new()));
         outputs
     }
 
-    /// Holders that did not post in time are left out until they join again.
+    /// Counts a failed call against those by whom it failed.
+    pub(super) fn failed_call(&mut self, by: &[Name]) {
+        for name in by {
+            if let Some(joined) = self.parties.get_mut(name) {
+                joined.failed_calls = joined.failed_calls.saturating_add(1);
+            }
+        }
+    }
+
+    /// Holders that did not post in time are left out until they join again, and are then the last to
+    /// be called.
     pub(super) fn key_late(&mut self, cx: &Context<'_>) -> Vec<AggregatorOutput> {
         let Phase::Keying(phase) = &self.phase else {
             return Vec::new();
@@ -135,16 +156,20 @@ impl AggregatorJob {
             return Vec::new();
         };
         let missing = phase.keying.missing(&self.manifest, scheme);
-        let holders = phase.keying.holders().to_vec();
-        for entry in holders.iter().filter(|e| missing.contains(&Culprit::Party(e.party.clone()))) {
+        let mut late = phase.keying.holders().to_vec();
+        late.retain(|holder| missing.contains(&Culprit::Party(holder.party.clone())));
+        for entry in &late {
             if let Some(joined) = self.parties.get_mut(&entry.party)
                 && joined.entry == *entry
             {
                 joined.active = false;
             }
         }
-        let mut outputs =
-            vec![Output::Log(Fact::job("key.late", format!("{} did not post", missing.len())))];
+        let late: Vec<Name> = late.into_iter().map(|holder| holder.party).collect();
+        self.failed_call(&late);
+        let names: Vec<&str> = late.iter().map(Name::as_str).collect();
+        let note = format!("no post of {}", names.join(", "));
+        let mut outputs = vec![Output::Log(Fact::job("key.late", note))];
         outputs.extend(self.gather(cx, 0, 0, Vec::new()));
         outputs
     }

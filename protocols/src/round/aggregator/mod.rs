@@ -117,6 +117,11 @@ struct Joined {
     active: bool,
     /// An authority no longer knows these keys: only others may join under this name.
     barred: bool,
+    /// Calls for a threshold key that failed by this party. Kept whatever keys it joins with, so that
+    /// it is called after those by whom fewer failed.
+    failed_calls: u16,
+    /// It signed a post that broke the threshold key: it is out of the job, whatever keys it has.
+    broke_key: bool,
 }
 
 /// Waiting for enough parties to open an attempt.
@@ -450,6 +455,7 @@ impl AggregatorJob {
         let why = format!("{by} refuses: {refusal}");
         if let Phase::Keying(keying) = &self.phase {
             let holders = keying.keying.holders().to_vec();
+            self.failed_call(&refusal.concerns);
             self.bar(&holders, &refusal.concerns);
             return self.gather(cx, 0, 0, Vec::new());
         }
