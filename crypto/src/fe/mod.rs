@@ -16,9 +16,13 @@ pub mod keystream;
 pub mod mife;
 pub mod pad;
 pub mod product;
+#[cfg(any(test, feature = "lab-mife-ref"))]
+pub mod sife;
 
 #[cfg(test)]
 mod attacks;
+#[cfg(test)]
+mod attacks_vertical;
 #[cfg(test)]
 mod vectors;
 

@@ -41,6 +41,8 @@
 
 pub mod aggregator;
 pub mod align;
+#[cfg(test)]
+mod attack_tests;
 pub mod authority;
 pub mod linear;
 pub mod messages;
