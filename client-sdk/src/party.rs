@@ -35,6 +35,9 @@
 mod contribute;
 mod holder;
 mod run;
+mod vertical;
+
+pub use vertical::VerticalFinished;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -541,6 +544,29 @@ impl Party {
             return Err(PartyError::Ended((&finished.outcome).into()));
         }
         run.sums().await
+    }
+
+    /// Takes part in a vertical job with the columns of `table`, which must hold the job's identifiers
+    /// and this party's block, and at the label holder the target.
+    ///
+    /// Dropped or killed at any point, a later call with the same table goes on where this one stopped.
+    ///
+    /// # Errors
+    /// As [`Party::run`]; [`PartyError::Training`] when the table does not fit the job.
+    pub async fn run_vertical(
+        &self,
+        job: Hash,
+        table: crate::learn::data::Table,
+    ) -> Result<VerticalFinished, PartyError> {
+        vertical::run(&self.inner, job, table).await
+    }
+
+    /// Whether a job trains over columns of different parties, as its manifest says.
+    ///
+    /// # Errors
+    /// [`PartyError::Call`].
+    pub async fn is_vertical(&self, job: Hash) -> Result<bool, PartyError> {
+        Ok(fetch_package(&self.inner, &job.into()).await?.manifest.is_vertical())
     }
 
     /// The accepted result records of a job, oldest first: what an auditor checks.

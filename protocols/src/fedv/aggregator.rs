@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 
+use quorate_crypto::fe::product::ProductShape;
 use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::psi::TAG_BYTES;
@@ -28,7 +29,7 @@ use super::messages::{
 };
 use super::{batch_rows, check_header, passive, spec};
 use crate::checks::{Check, holds};
-use crate::job::{Approval, Manifest, RosterEntry, roster_root};
+use crate::job::{Approval, JobPackage, Manifest, RosterEntry, roster_root};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::aggregator::Outcome;
@@ -176,7 +177,7 @@ enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Name of the phase.
-    pub phase: &'static str,
+    pub phase: String,
     /// Epoch, from 0.
     pub epoch: u32,
     /// Batch of the epoch.
@@ -248,6 +249,12 @@ impl AggregatorJob {
         all.then(|| self.approvals.values().map(|approval| approval.signed().clone()).collect())
     }
 
+    /// The manifest with every authority's approval; `None` before all are there.
+    #[must_use]
+    pub fn package(&self) -> Option<JobPackage> {
+        Some(JobPackage { manifest: self.manifest.clone(), approvals: self.approvals()? })
+    }
+
     /// How the job ended, if it did.
     #[must_use]
     pub const fn outcome(&self) -> Option<&Outcome> {
@@ -282,20 +289,31 @@ impl AggregatorJob {
         }
     }
 
-    /// Whether `party` may read the ciphertexts of the frozen batch: the label holder alone.
+    /// Whether this batch is frozen with a submission of `party`.
     #[must_use]
-    pub fn may_read(&self, party: &Name, label: &Label) -> bool {
-        let holder = spec(&self.manifest).is_ok_and(|spec| spec.holder == *party);
-        holder && matches!(&self.phase, Phase::Bound(bound) if bound.batch.label == *label)
+    pub fn is_frozen(&self, label: &Label, party: &Name) -> bool {
+        match &self.phase {
+            Phase::Bound(bound) => {
+                bound.batch.label == *label && bound.batch.headers.contains_key(party)
+            }
+            _ => false,
+        }
     }
 
-    /// The frozen ciphertext headers, for whoever may read them.
+    /// Most bytes of one submission: of a batch of the widest party, or of tags.
     #[must_use]
-    pub fn frozen_headers(&self) -> Vec<&Verified<SubmitHeader>> {
-        match &self.phase {
-            Phase::Bound(bound) => bound.batch.headers.values().collect(),
-            _ => Vec::new(),
-        }
+    pub fn most_bytes(&self) -> u64 {
+        let Ok(spec) = spec(&self.manifest) else {
+            return 0;
+        };
+        let widest = spec.passive().map(crate::workload::Block::features).max().unwrap_or(0);
+        let shape = ProductShape {
+            rows: spec.batch as usize,
+            columns: usize::try_from(widest).unwrap_or(usize::MAX),
+            outputs: spec.outputs(),
+        };
+        let tags = spec.max_rows.saturating_mul(TAG_BYTES as u64);
+        tags.max(shape.train_bytes() as u64)
     }
 
     /// Where the job stands.
@@ -350,7 +368,7 @@ impl AggregatorJob {
             _ => None,
         };
         Status {
-            phase,
+            phase: phase.to_owned(),
             epoch: self.epoch,
             batch: fields.map_or(0, |fields| fields.counter),
             attempt: fields.map_or(0, |fields| fields.attempt),

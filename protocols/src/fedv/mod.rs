@@ -24,7 +24,7 @@
 //! The aggregator sees ciphertexts, sealed messages and who takes part. An authority sees uniform
 //! vectors v_p. L sees the summed scores of every batch, and so over the epochs the Gram matrix of the
 //! passive parties' joint features. A passive party sees its own gradients: without label noise it
-//! learns the labels from them over a few epochs. All of this fails if L and all authorities collude
+//! learns the labels from them, of small batches from the first on (measured in `attack_tests`). All of this fails if L and all authorities collude
 //! (they open every feature), or a passive party and one authority (they open u).
 //!
 //! # The numbered checks
@@ -113,8 +113,9 @@ pub const CARD: Card = Card {
     ],
     utility: "exact: training equals training on the joined rows in fixed point to the bit; one upload \
               per party and batch, no traffic between parties",
-    leakage: "see the label holder's line; with the label noise off a passive party learns labels \
-              from its gradients within a few epochs",
+    leakage: "see the label holder's line; the scores of epochs with and without a party differ by about \
+              that party's own; with the label noise off a passive party learns labels from its \
+              gradients, of small batches from the first on",
     assumptions: &[
         "the label holder and at least one authority do not collude",
         "no passive party colludes with an authority: together they read the residuals",

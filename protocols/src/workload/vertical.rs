@@ -98,9 +98,11 @@ pub struct VerticalSpec {
     /// The model.
     pub model: VerticalModel,
     /// Weight of |w|^2 / 2 beside the mean loss; biases are free.
+    #[serde(default)]
     pub l2: f64,
     /// Weight of the groups' norms beside the mean loss; columns whose weights it brings to zero are
     /// dropped. 0 keeps all.
+    #[serde(default)]
     pub selection: f64,
     /// Passes over the rows.
     pub epochs: u32,
@@ -111,9 +113,15 @@ pub struct VerticalSpec {
     /// Share of the last step that the next one keeps, below 1.
     pub momentum: f64,
     /// How labels are kept from the passive parties.
+    #[serde(default = "default_labels")]
     pub labels: LabelPrivacy,
     /// Bound on the rows of one party's file.
     pub max_rows: u64,
+}
+
+/// Noise that hides a label within epsilon 4.
+const fn default_labels() -> LabelPrivacy {
+    LabelPrivacy::Noise { epsilon: 4.0, delta: 1e-5 }
 }
 
 impl VerticalSpec {
