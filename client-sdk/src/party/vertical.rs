@@ -105,6 +105,17 @@ struct Data {
     targets: Option<Targets>,
 }
 
+/// What became of a machine's outputs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pursued {
+    /// There was nothing to compute.
+    Nothing,
+    /// Something was computed.
+    Worked,
+    /// Something was not taken: to be tried again soon.
+    TryAgain,
+}
+
 /// What the label holder reads in a frozen batch.
 struct Opening {
     ciphertexts: Vec<Vec<u8>>,
@@ -422,11 +433,13 @@ async fn aligned(
     } else {
         Vec::new()
     };
-    let mut rng = os_rng();
-    let cx = Context { now_ms: now_ms(), identity: &party.keys.identity, rng: &mut rng };
     let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
     let (entry, order) = (party.entry.clone(), (count, root));
-    let (machine, _) = PartyJob::join(&cx, entry, &party.minima, package.clone(), order, trained)?;
+    let machine = {
+        let mut rng = os_rng();
+        let cx = Context { now_ms: now_ms(), identity: &party.keys.identity, rng: &mut rng };
+        PartyJob::join(&cx, entry, &party.minima, package.clone(), order, trained)?.0
+    };
     for space in ["tags", "common"] {
         blobs.delete_namespace(&format!("{job}/vertical/{space}")).await?;
     }
@@ -505,11 +518,17 @@ impl<'a> Run<'a> {
                 ask_in(self.party, &self.job, &self.manifest).await?;
             }
             let outputs = self.apply(Event::View(Box::new(shown.view)), Batch::new()).await?;
-            if !self.pursue(outputs).await? {
-                seen = None;
-                self.backoff.wait().await;
-            } else {
-                self.backoff.reset();
+            match self.pursue(outputs).await? {
+                Pursued::Nothing => self.backoff.reset(),
+                // What was seen may hold the next step, too.
+                Pursued::Worked => {
+                    seen = None;
+                    self.backoff.reset();
+                }
+                Pursued::TryAgain => {
+                    seen = None;
+                    self.backoff.wait().await;
+                }
             }
             if let Some(outcome) = shown.outcome {
                 return self.finished(outcome).await;
@@ -576,14 +595,13 @@ impl<'a> Run<'a> {
         Ok(outputs)
     }
 
-    /// Sends and computes what outputs ask for, and what follows from it; false when something is to be
-    /// tried again soon.
+    /// Sends and computes what outputs ask for, and what follows from it.
     async fn pursue(
         &mut self,
         outputs: Vec<Output<Message, PartyWork>>,
-    ) -> Result<bool, PartyError> {
+    ) -> Result<Pursued, PartyError> {
         let mut todo = outputs;
-        let mut all = true;
+        let mut done = Pursued::Nothing;
         loop {
             let mut next = Vec::new();
             for output in todo {
@@ -599,7 +617,7 @@ impl<'a> Run<'a> {
                             let event = Event::Received { label };
                             next.extend(self.apply(event, Batch::new()).await?);
                         } else {
-                            all = false;
+                            done = Pursued::TryAgain;
                         }
                     }
                     Output::Send { message, .. } => {
@@ -610,15 +628,18 @@ impl<'a> Run<'a> {
                         if tell(self.party, &self.job, &message).await? {
                             self.sent.insert(hash);
                         } else {
-                            all = false;
+                            done = Pursued::TryAgain;
                         }
                     }
-                    Output::Work(work) => next.extend(self.work(work).await?),
+                    Output::Work(work) => {
+                        next.extend(self.work(work).await?);
+                        done = done.max(Pursued::Worked);
+                    }
                     _ => {}
                 }
             }
             if next.is_empty() {
-                return Ok(all);
+                return Ok(done);
             }
             todo = next;
         }
