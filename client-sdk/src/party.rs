@@ -53,6 +53,7 @@ use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::aggregator::Outcome;
 use quorate_protocols::round::messages::ResultRecord;
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Name, Signed, decode};
+use quorate_protocols::workload::{VerticalSpec, Workload};
 use serde::Serialize;
 
 use crate::api::{Hex32, JobOutcome, JobStatus, MAX_JSON_BYTES, from_json};
@@ -561,12 +562,15 @@ impl Party {
         vertical::run(&self.inner, job, table).await
     }
 
-    /// Whether a job trains over columns of different parties, as its manifest says.
+    /// What a job trains over columns of different parties, if it does.
     ///
     /// # Errors
     /// [`PartyError::Call`].
-    pub async fn is_vertical(&self, job: Hash) -> Result<bool, PartyError> {
-        Ok(fetch_package(&self.inner, &job.into()).await?.manifest.is_vertical())
+    pub async fn vertical_spec(&self, job: Hash) -> Result<Option<VerticalSpec>, PartyError> {
+        Ok(match fetch_package(&self.inner, &job.into()).await?.manifest.workload {
+            Workload::Vertical(spec) => Some(spec),
+            _ => None,
+        })
     }
 
     /// The accepted result records of a job, oldest first: what an auditor checks.
