@@ -43,7 +43,7 @@ use quorate_protocols::round::aggregator::{Outcome, Status};
 use quorate_protocols::round::messages::{KeyTranscript, ResultRecord, RoundOpen, ShareAsk};
 use quorate_protocols::wire::{Name, Signed, encode};
 use quorate_protocols::workload::{
-    LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, Workload,
+    LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, VerticalSpec, Workload,
 };
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -292,6 +292,8 @@ pub enum WorkloadKind {
     Tree,
     /// Naive Bayes.
     Bayes,
+    /// A linear model over columns of different parties.
+    Vertical,
 }
 
 impl From<&Workload> for WorkloadKind {
@@ -301,6 +303,7 @@ impl From<&Workload> for WorkloadKind {
             Workload::Train(_) => Self::Train,
             Workload::Tree(_) => Self::Tree,
             Workload::Bayes(_) => Self::Bayes,
+            Workload::Vertical(_) => Self::Vertical,
         }
     }
 }
@@ -392,6 +395,65 @@ impl JobStatus {
             outcome: status.outcome.as_ref().map(Into::into),
         }
     }
+}
+
+impl JobStatus {
+    /// From an aggregator's own view of a vertical job: rounds are epochs, opened are batches.
+    #[must_use]
+    pub fn vertical(
+        job: Hash,
+        manifest: &Manifest,
+        status: &quorate_protocols::fedv::aggregator::Status,
+        outcome: Option<&Outcome>,
+    ) -> Self {
+        let scheme = schemes::by_id(manifest.scheme).map_or("", |scheme| scheme.info().name);
+        let epochs = match &manifest.workload {
+            Workload::Vertical(spec) => spec.epochs,
+            _ => 0,
+        };
+        let submitted =
+            status.parties.iter().filter(|party| !status.missing.contains(party)).cloned();
+        Self {
+            job: job.into(),
+            title: manifest.title.clone(),
+            workload: (&manifest.workload).into(),
+            scheme: scheme.to_owned(),
+            phase: status.phase.to_owned(),
+            round: status.epoch,
+            attempt: status.attempt,
+            opened: u32::try_from(status.opened).unwrap_or(u32::MAX),
+            rounds: epochs,
+            floor: manifest.floor(),
+            joined: status.parties.clone(),
+            submitted: submitted.collect(),
+            threshold: None,
+            outcome: outcome.map(Into::into),
+        }
+    }
+}
+
+/// Query of a party of a vertical job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerticalQuery {
+    /// Who asks.
+    pub party: Name,
+    /// Mark of the last view; what differs from it is news.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Hex32>,
+    /// How long to wait for news, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+/// What a party of a vertical job sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerticalView {
+    /// The aggregator's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// What the party needs to go on.
+    pub view: quorate_protocols::fedv::messages::PartyView,
+    /// Set at the end.
+    pub outcome: Option<Outcome>,
 }
 
 /// The frozen set behind an opened round.
@@ -510,6 +572,9 @@ pub struct JobSpec {
     /// Naive Bayes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bayes: Option<BayesTable>,
+    /// A linear model over columns that different parties hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vertical: Option<VerticalSpec>,
 }
 
 /// Table `[sum]` of a [`JobSpec`].
@@ -633,6 +698,7 @@ impl JobSpec {
             }
             Workload::Tree(tree) => spec.tree = Some(tree.into()),
             Workload::Bayes(bayes) => spec.bayes = Some(bayes.into()),
+            Workload::Vertical(vertical) => spec.vertical = Some(vertical),
         }
         spec
     }
@@ -660,6 +726,7 @@ impl JobSpec {
             train: None,
             tree: None,
             bayes: None,
+            vertical: None,
         }
     }
 
@@ -692,9 +759,10 @@ impl JobSpec {
             })
         });
         let (tree, bayes) = (self.tree.map(Workload::from), self.bayes.map(Workload::from));
-        let mut workloads = [sum, train, tree, bayes].into_iter().flatten();
+        let vertical = self.vertical.map(Workload::Vertical);
+        let mut workloads = [sum, train, tree, bayes, vertical].into_iter().flatten();
         let (Some(workload), None) = (workloads.next(), workloads.next()) else {
-            let why = "a job has exactly one of [sum], [train], [tree] and [bayes]";
+            let why = "a job has exactly one of [sum], [train], [tree], [bayes] and [vertical]";
             return Err(bad(why.to_owned()));
         };
         let served = || schemes::all().iter().filter(|scheme| scheme.info().served);
@@ -742,6 +810,9 @@ impl JobSpec {
                     info.name,
                     names.join(", ")
                 )));
+            }
+            (_, None) if matches!(workload, Workload::Vertical(_)) => {
+                (quorate_protocols::fedv::PROTOCOL_ID, None)
             }
             (_, None) => (quorate_protocols::hybrid_alpha::PROTOCOL_ID, None),
         };

@@ -10,3 +10,4 @@ pub mod party;
 pub mod store;
 pub mod trainer;
 pub mod transport;
+pub mod vertical;

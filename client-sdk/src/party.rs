@@ -35,6 +35,9 @@
 mod contribute;
 mod holder;
 mod run;
+mod vertical;
+
+pub use vertical::VerticalFinished;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,6 +53,7 @@ use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::aggregator::Outcome;
 use quorate_protocols::round::messages::ResultRecord;
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Name, Signed, decode};
+use quorate_protocols::workload::{VerticalSpec, Workload};
 use serde::Serialize;
 
 use crate::api::{Hex32, JobOutcome, JobStatus, MAX_JSON_BYTES, from_json};
@@ -541,6 +545,32 @@ impl Party {
             return Err(PartyError::Ended((&finished.outcome).into()));
         }
         run.sums().await
+    }
+
+    /// Takes part in a vertical job with the columns of `table`, which must hold the job's identifiers
+    /// and this party's block, and at the label holder the target.
+    ///
+    /// Dropped or killed at any point, a later call with the same table goes on where this one stopped.
+    ///
+    /// # Errors
+    /// As [`Party::run`]; [`PartyError::Training`] when the table does not fit the job.
+    pub async fn run_vertical(
+        &self,
+        job: Hash,
+        table: crate::learn::data::Table,
+    ) -> Result<VerticalFinished, PartyError> {
+        vertical::run(&self.inner, job, table).await
+    }
+
+    /// What a job trains over columns of different parties, if it does.
+    ///
+    /// # Errors
+    /// [`PartyError::Call`].
+    pub async fn vertical_spec(&self, job: Hash) -> Result<Option<VerticalSpec>, PartyError> {
+        Ok(match fetch_package(&self.inner, &job.into()).await?.manifest.workload {
+            Workload::Vertical(spec) => Some(spec),
+            _ => None,
+        })
     }
 
     /// The accepted result records of a job, oldest first: what an auditor checks.

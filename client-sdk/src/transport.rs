@@ -9,7 +9,9 @@ use rand_core::Rng;
 use reqwest::{Client, Method, Response, StatusCode};
 use tokio::time::Instant;
 
-use crate::api::{JobCreated, JobSpec, MAX_JSON_BYTES, ProblemBody, ViewQuery, from_json};
+use crate::api::{
+    JobCreated, JobSpec, MAX_JSON_BYTES, ProblemBody, VerticalQuery, ViewQuery, from_json,
+};
 use crate::bulk::BulkError;
 use crate::engine::os_rng;
 
@@ -122,8 +124,14 @@ impl Backoff {
 pub struct Ask {
     method: Method,
     url: String,
-    query: Option<ViewQuery>,
+    query: Option<Query>,
     body: Bytes,
+}
+
+#[derive(Clone, Debug)]
+enum Query {
+    View(ViewQuery),
+    Vertical(VerticalQuery),
 }
 
 impl Ask {
@@ -136,7 +144,14 @@ impl Ask {
     /// `GET` of a view.
     #[must_use]
     pub const fn view(url: String, query: ViewQuery) -> Self {
-        Self { method: Method::GET, url, query: Some(query), body: Bytes::new() }
+        Self { method: Method::GET, url, query: Some(Query::View(query)), body: Bytes::new() }
+    }
+
+    /// `GET` of a view of a vertical job.
+    #[must_use]
+    pub const fn vertical_view(url: String, query: VerticalQuery) -> Self {
+        let query = Some(Query::Vertical(query));
+        Self { method: Method::GET, url, query, body: Bytes::new() }
     }
 
     /// `POST` of raw bytes.
@@ -193,8 +208,10 @@ impl Transport {
             why: sources(&error.without_url()),
         };
         let mut request = self.client.request(ask.method.clone(), &ask.url);
-        if let Some(query) = &ask.query {
-            request = request.query(query);
+        match &ask.query {
+            Some(Query::View(query)) => request = request.query(query),
+            Some(Query::Vertical(query)) => request = request.query(query),
+            None => {}
         }
         if !ask.body.is_empty() {
             request = request.body(ask.body.clone());

@@ -14,6 +14,8 @@ pub mod fe;
 pub mod fixed;
 pub mod keys;
 pub mod merkle;
+pub mod oprf;
+pub mod psi;
 pub mod schemes;
 pub mod secret;
 pub mod sum;

@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 
 use quorate_crypto::fixed::{CodecError, FixedPoint, bits_needed};
-use quorate_crypto::keys::{ExchangeKey, VerifyKey};
+use quorate_crypto::keys::{ExchangeKey, Identity, VerifyKey};
 use quorate_crypto::merkle::{Hash, hash_parts};
+use quorate_crypto::oprf::{EvaluationKey, PublicKey as EvaluationPublicKey};
 use quorate_crypto::schemes;
 use quorate_crypto::sum::{Family, PadSuite, Ring, SumScheme, SumShape};
 use quorate_crypto::threshold::{MAX_HOLDERS, ThresholdScheme};
 use serde::{Deserialize, Serialize};
 
 use crate::checks::{Check, holds};
+use crate::machine::Context;
 use crate::payload::PayloadSpec;
 use crate::policy::noise::{self, word_room};
 use crate::policy::{Charge, MAX_NOISED_ROUNDS, NoiseSpec};
@@ -208,6 +210,12 @@ impl Manifest {
         self.protocol == crate::threshold::PROTOCOL_ID
     }
 
+    /// Whether parties of this job hold different columns.
+    #[must_use]
+    pub const fn is_vertical(&self) -> bool {
+        self.protocol == crate::fedv::PROTOCOL_ID
+    }
+
     /// The code that refuses a set below the floor.
     #[must_use]
     pub const fn floor_code(&self) -> Code {
@@ -274,12 +282,14 @@ impl Manifest {
         let family = match self.protocol {
             crate::hybrid_alpha::PROTOCOL_ID => Family::FunctionalEncryption,
             crate::threshold::PROTOCOL_ID => Family::Threshold,
+            crate::fedv::PROTOCOL_ID => Family::FunctionalEncryption,
             other => return bad(format!("unknown protocol {other}")),
         };
         if scheme.info().family != family {
             return bad(format!("scheme {} belongs to another protocol", scheme.info().name));
         }
         self.check_threshold()?;
+        self.check_vertical()?;
         if self.verified_sum {
             return bad("verified sums are not offered by this version".into());
         }
@@ -347,6 +357,34 @@ impl Manifest {
         }
     }
 
+    fn check_vertical(&self) -> Result<(), Refusal> {
+        let bad = |why: &str| Err(Refusal::new(Code::BadManifest, why));
+        let vertical = self.is_vertical();
+        let Workload::Vertical(spec) = &self.workload else {
+            return if vertical {
+                bad("the protocol trains over columns: [vertical]")
+            } else {
+                Ok(())
+            };
+        };
+        if !vertical {
+            return bad("only the protocol fedv trains over columns of different parties");
+        }
+        if self.sum_scheme()?.info().name != "pad" || self.ring != Ring::Z64 {
+            return bad("vertical jobs are served with scheme pad and 64-bit words");
+        }
+        if self.max_parties as usize != spec.blocks.len() {
+            return bad("max_parties must be the number of blocks");
+        }
+        if self.floor() >= self.max_parties {
+            return bad(
+                "max(quorum, k_min + c) passive parties must stand behind every opened score: name \
+                 that many blocks besides the label holder's",
+            );
+        }
+        Ok(())
+    }
+
     fn check_privacy(&self) -> Result<(), Refusal> {
         let bad = |why: &str| Err(Refusal::new(Code::BadManifest, why));
         let Some(noise) = self.privacy.noise() else {
@@ -407,8 +445,51 @@ pub struct Approval {
     pub authority: Name,
     /// Hash of the manifest.
     pub manifest: Hash,
+    /// Its key for evaluating identifiers, in jobs that align rows.
+    pub evaluation: Option<EvaluationPublicKey>,
 }
-postcard_body!(Approval, "quorate/approval/1");
+postcard_body!(Approval, "quorate/approval/2");
+
+impl Approval {
+    /// Checks a manifest and signs it off as authority `me`.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`], [`Code::BelowMinima`], or [`Code::UnknownJob`] when this authority's
+    /// current keys, of key epoch `epoch`, are not in the manifest.
+    pub(crate) fn of(
+        cx: &Context<'_>,
+        me: &Name,
+        epoch: u32,
+        minima: &Minima,
+        manifest: &Manifest,
+    ) -> Result<Verified<Self>, Refusal> {
+        manifest.check()?;
+        minima.check(manifest)?;
+        let mine = manifest.authority(me).is_some_and(|key| {
+            key.epoch == epoch
+                && key.verify == cx.identity.verify_key()
+                && key.exchange == cx.identity.exchange_key()
+        });
+        if !mine {
+            return Err(Refusal::new(Code::UnknownJob, "the manifest names other keys for me"));
+        }
+        let evaluation = match manifest.is_vertical() {
+            true => Some(evaluation_key(cx.identity, &manifest.hash())?.public()),
+            false => None,
+        };
+        let approval = Self { authority: me.clone(), manifest: manifest.hash(), evaluation };
+        Ok(Signed::sign(approval, cx.identity))
+    }
+}
+
+/// An authority's key for evaluating the identifiers of one job: the same after a restart.
+///
+/// # Errors
+/// [`Code::Unavailable`] with negligible probability.
+pub fn evaluation_key(identity: &Identity, job: &Hash) -> Result<EvaluationKey, Refusal> {
+    let seed = identity.derive_seed("quorate/evaluation-key/1", &job.0);
+    EvaluationKey::derive(&seed, &job.0).map_err(|e| Refusal::new(Code::Unavailable, e.to_string()))
+}
 
 /// A manifest with every authority's approval: what a party joins.
 #[derive(Clone, Debug, Serialize, Deserialize)]

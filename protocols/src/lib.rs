@@ -6,6 +6,7 @@
 pub mod card;
 pub mod checks;
 pub mod enrol;
+pub mod fedv;
 pub mod hybrid_alpha;
 pub mod job;
 pub mod machine;

@@ -1,7 +1,7 @@
 //! The registry: a line per protocol, ids never reused.
 
 use crate::card::Card;
-use crate::{hybrid_alpha, threshold};
+use crate::{fedv, hybrid_alpha, threshold};
 
 /// A protocol this build speaks.
 #[derive(Clone, Copy, Debug)]
@@ -18,4 +18,5 @@ pub struct ProtocolInfo {
 pub static PROTOCOLS: &[ProtocolInfo] = &[
     ProtocolInfo { id: hybrid_alpha::PROTOCOL_ID, name: "hybrid-alpha", card: &hybrid_alpha::CARD },
     ProtocolInfo { id: threshold::PROTOCOL_ID, name: "threshold", card: &threshold::CARD },
+    ProtocolInfo { id: fedv::PROTOCOL_ID, name: "fedv", card: &fedv::CARD },
 ];

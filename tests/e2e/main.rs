@@ -10,3 +10,4 @@ mod threshold_lies;
 mod threshold_noise;
 mod threshold_shares;
 mod uploads;
+mod vertical;

@@ -79,7 +79,7 @@ impl PrivacyTable {
         let bad = |why: String| Refusal::new(Code::BadManifest, format!("[privacy]: {why}"));
         let rounds = workload.rounds();
         let fixed = match workload {
-            Workload::Sum { .. } => None,
+            Workload::Sum { .. } | Workload::Vertical(_) => None,
             Workload::Train(spec) => spec.steps.map(|steps| steps.clip),
             Workload::Tree(_) | Workload::Bayes(_) => Some(1.0),
         };

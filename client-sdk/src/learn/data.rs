@@ -189,7 +189,7 @@ pub fn number(text: &str) -> Option<f64> {
 }
 
 /// One spelling for each value: `1`, `1.0` and `+1` are the same level.
-fn canonical(text: &str) -> String {
+pub(crate) fn canonical(text: &str) -> String {
     number(text).map_or_else(|| text.to_owned(), |value| (value + 0.0).to_string())
 }
 

@@ -62,7 +62,7 @@ pub fn predict(
     data: &Dataset,
 ) -> Result<Vec<u32>, LearnError> {
     match workload {
-        Workload::Sum { .. } => Err(LearnError::State),
+        Workload::Sum { .. } | Workload::Vertical(_) => Err(LearnError::State),
         Workload::Train(spec) => {
             let net = Net::new(spec);
             let w = decode(&net, code, state)?;
@@ -136,7 +136,9 @@ pub fn score(net: &Net, design: &Design, w: &[f64]) -> Metrics {
     Metrics { auc, accuracy: right as f64 / rows, log_loss: log_loss / rows }
 }
 
-fn macro_auc(by_class: &[Vec<f64>], labels: &[usize]) -> f64 {
+/// The mean AUC of one class against the rest, over classes with at least 10 rows.
+#[must_use]
+pub fn macro_auc(by_class: &[Vec<f64>], labels: &[usize]) -> f64 {
     let mut areas = Vec::new();
     for (class, scores) in by_class.iter().enumerate() {
         let positive: Vec<bool> = labels.iter().map(|label| *label == class).collect();

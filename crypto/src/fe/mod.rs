@@ -15,9 +15,14 @@ pub mod keystream;
 #[cfg(any(test, feature = "lab-mife-ref"))]
 pub mod mife;
 pub mod pad;
+pub mod product;
+#[cfg(any(test, feature = "lab-mife-ref"))]
+pub mod sife;
 
 #[cfg(test)]
 mod attacks;
+#[cfg(test)]
+mod attacks_vertical;
 #[cfg(test)]
 mod vectors;
 

@@ -150,7 +150,7 @@ impl ModelState {
     pub fn initial(workload: &Workload, code: &FixedPoint, job: &Hash) -> Self {
         let (mut params, mut progress) = (Vec::new(), Progress::None);
         match workload {
-            Workload::Sum { .. } | Workload::Bayes(_) => {}
+            Workload::Sum { .. } | Workload::Bayes(_) | Workload::Vertical(_) => {}
             Workload::Train(spec) => {
                 params = initial_params(spec, code);
                 if spec.steps.is_some() {

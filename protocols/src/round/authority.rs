@@ -19,7 +19,7 @@ use super::messages::{
     BulkRef, FuncKey, KeyPosted, KeyRequest, KeyTranscript, Message, Promise, PromiseRequest,
     Tombstone, TombstoneRequest, request_hash, y_hash,
 };
-use super::{STEP_KEY, check_members, check_open, indicator, promises_agree};
+use super::{STEP_KEY, check_members, check_open, check_rounds, indicator, promises_agree};
 use crate::checks::{Check, holds};
 use crate::job::{Approval, Manifest, Minima, RosterEntry};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
@@ -180,18 +180,8 @@ impl AuthorityJob {
         minima: &Minima,
         manifest: Manifest,
     ) -> Result<(Self, Vec<AuthorityOutput>), Refusal> {
-        manifest.check()?;
-        minima.check(&manifest)?;
-        let mine = manifest.authority(me).is_some_and(|key| {
-            key.epoch == epoch
-                && key.verify == cx.identity.verify_key()
-                && key.exchange == cx.identity.exchange_key()
-        });
-        if !mine {
-            return Err(Refusal::new(Code::UnknownJob, "the manifest names other keys for me"));
-        }
-        let approval = Approval { authority: me.clone(), manifest: manifest.hash() };
-        let approval = Signed::sign(approval, cx.identity);
+        check_rounds(&manifest)?;
+        let approval = Approval::of(cx, me, epoch, minima, &manifest)?;
         let outputs = vec![
             Output::Log(Fact::job("job.approved", manifest.title.clone())),
             reply(Message::Approval(approval.signed().clone())),

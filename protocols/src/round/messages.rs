@@ -12,6 +12,7 @@ use quorate_crypto::threshold::{KeyPost, ReplyBinding};
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::Enrolled;
+use crate::fedv::messages::VerticalMessage;
 use crate::job::{Approval, Manifest, RosterEntry};
 use crate::postcard_body;
 use crate::refusal::{Code, Refusal};
@@ -101,6 +102,31 @@ pub struct Join {
     pub certificates: Vec<Signed<Enrolled>>,
 }
 postcard_body!(Join, "quorate/join/1");
+
+impl Join {
+    /// Whether every authority certified these keys for the tenant of this job.
+    ///
+    /// # Errors
+    /// [`Code::UnknownParty`].
+    pub(crate) fn check(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        let certified = self.manifest == manifest.hash()
+            && self.certificates.len() == manifest.authorities.len()
+            && manifest.authorities.iter().zip(&self.certificates).all(|(key, signed)| {
+                signed.verify(&key.verify).is_ok_and(|certificate| {
+                    certificate.authority == key.name
+                        && certificate.tenant == manifest.tenant
+                        && certificate.entry == self.entry
+                })
+            });
+        if certified {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::UnknownParty,
+            "joining needs every authority's certificate of these keys; enrol first",
+        ))
+    }
+}
 
 /// The aggregator opens an attempt of a round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -501,6 +527,8 @@ pub enum Message {
     Partial(Signed<Partial>, Vec<u8>),
     /// Holder to aggregator.
     ShareRefused(Signed<ShareRefused>),
+    /// A message that only vertical jobs have.
+    Vertical(VerticalMessage),
 }
 
 /// Version byte in front of every control message.

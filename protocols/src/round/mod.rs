@@ -55,6 +55,14 @@ pub const STEP_KEY: usize = 1;
 /// The step in which holders give partial decryptions; threshold schemes only.
 pub const STEP_PARTIAL: usize = 2;
 
+/// Refuses a job that has batches instead of rounds.
+pub(crate) fn check_rounds(manifest: &Manifest) -> Result<(), Refusal> {
+    if manifest.is_vertical() {
+        return Err(Refusal::new(Code::BadManifest, "a vertical job has batches, not rounds"));
+    }
+    Ok(())
+}
+
 /// The model hash of a round's label. A plain sum has no model: its rounds are told apart by the
 /// result before, so that "no model is opened twice" holds for it too.
 pub(crate) fn model_field(purpose: Purpose, state: Hash, previous_result: Hash) -> Hash {

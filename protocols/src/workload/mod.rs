@@ -16,10 +16,15 @@ use crate::policy::Unit;
 mod schema;
 mod table;
 mod train;
+mod vertical;
 
 pub use schema::{Column, ColumnKind, Schema};
 pub use table::{BayesSpec, MAX_BINS, MAX_DEPTH, MAX_FRONTIER, TableSpec, TreeSpec};
 pub use train::{LocalSpec, MAX_CLIP, MAX_STEP_ROWS, MIN_CLIP, ModelSpec, StepSpec, TrainSpec};
+pub use vertical::{
+    BATCH_PER_FEATURE, Block, LabelPrivacy, MAX_BATCH, MAX_BLOCKS, MAX_OUTPUTS,
+    MAX_VERTICAL_FEATURES, MAX_VERTICAL_ROWS, TargetKind, VerticalModel, VerticalSpec,
+};
 
 /// Most columns of a schema.
 pub const MAX_COLUMNS: usize = 16_384;
@@ -74,6 +79,8 @@ pub enum Workload {
     Tree(TreeSpec),
     /// Naive Bayes: one round of counts.
     Bayes(BayesSpec),
+    /// A linear model over columns that different parties hold; it has batches instead of rounds.
+    Vertical(VerticalSpec),
 }
 
 /// Why a workload was refused.
@@ -118,6 +125,7 @@ impl Workload {
             Self::Train(spec) => spec.rounds.saturating_add(1),
             Self::Tree(spec) => spec.depth,
             Self::Bayes(_) => 1,
+            Self::Vertical(_) => 0,
         }
     }
 
@@ -133,6 +141,7 @@ impl Workload {
             Self::Train(_) if round == 0 => Purpose::Moments,
             Self::Train(_) => Purpose::Train,
             Self::Tree(_) | Self::Bayes(_) => Purpose::Counts,
+            Self::Vertical(_) => return None,
         })
     }
 
@@ -153,6 +162,7 @@ impl Workload {
             },
             Self::Tree(spec) => PayloadKind::Counts { cells: spec.cells(round) },
             Self::Bayes(spec) => PayloadKind::Counts { cells: spec.table.cells() },
+            Self::Vertical(_) => return None,
         };
         Some(PayloadSpec::exact(kind))
     }
@@ -161,7 +171,7 @@ impl Workload {
     #[must_use]
     pub fn distinct_rounds(&self) -> Vec<u32> {
         match self {
-            Self::Sum { .. } | Self::Bayes(_) => vec![0],
+            Self::Sum { .. } | Self::Bayes(_) | Self::Vertical(_) => vec![0],
             Self::Train(_) => vec![0, 1],
             Self::Tree(spec) => (0..spec.depth).collect(),
         }
@@ -174,17 +184,17 @@ impl Workload {
     #[must_use]
     pub const fn needs_every_sum(&self) -> bool {
         match self {
-            Self::Sum { .. } | Self::Bayes(_) => false,
+            Self::Sum { .. } | Self::Bayes(_) | Self::Vertical(_) => false,
             Self::Train(spec) => spec.steps.is_some(),
             Self::Tree(_) => true,
         }
     }
 
-    /// The columns of the tables, where there are any.
+    /// The columns of the tables, where all parties have the same.
     #[must_use]
     pub const fn schema(&self) -> Option<&Schema> {
         match self {
-            Self::Sum { .. } => None,
+            Self::Sum { .. } | Self::Vertical(_) => None,
             Self::Train(spec) => Some(&spec.schema),
             Self::Tree(spec) => Some(&spec.table.schema),
             Self::Bayes(spec) => Some(&spec.table.schema),
@@ -203,6 +213,7 @@ impl Workload {
             },
             Self::Tree(spec) => spec.table.max_rows,
             Self::Bayes(spec) => spec.table.max_rows,
+            Self::Vertical(spec) => spec.max_rows,
         }
     }
 
@@ -236,6 +247,7 @@ impl Workload {
             Self::Train(spec) => spec.check(),
             Self::Tree(spec) => spec.check(),
             Self::Bayes(spec) => spec.check(),
+            Self::Vertical(spec) => spec.check(),
         }
     }
 }

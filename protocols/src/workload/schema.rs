@@ -50,7 +50,13 @@ impl Schema {
     /// Features F: one per numeric column, levels + 1 per category.
     #[must_use]
     pub fn features(&self) -> u64 {
-        self.columns
+        Self::features_of(&self.columns)
+    }
+
+    /// Features of some columns.
+    #[must_use]
+    pub fn features_of(columns: &[Column]) -> u64 {
+        columns
             .iter()
             .map(|column| match &column.kind {
                 ColumnKind::Numeric { .. } => 1,
@@ -74,7 +80,16 @@ impl Schema {
         if self.target.is_empty() || self.columns.iter().any(|column| column.name.is_empty()) {
             return Err(WorkloadError::Name("column"));
         }
-        for column in &self.columns {
+        Self::check_columns(&self.columns)
+    }
+
+    /// Refuses columns without a name, with one name twice, or with a range or levels out of bounds.
+    pub(super) fn check_columns(columns: &[Column]) -> Result<(), WorkloadError> {
+        distinct("column", columns.iter().map(|column| &column.name))?;
+        if columns.iter().any(|column| column.name.is_empty()) {
+            return Err(WorkloadError::Name("column"));
+        }
+        for column in columns {
             match &column.kind {
                 ColumnKind::Numeric { offset, scale_log2 } => {
                     real("offset", *offset, f64::MIN, f64::MAX)?;

@@ -13,7 +13,7 @@ use quorate_protocols::model::ModelState;
 use quorate_protocols::round::aggregator::{AggregatorJob, Event, OpenSum};
 use rand_core::Rng;
 
-use super::{Aggregator, Shared};
+use super::{Aggregator, Shared, vertical};
 use crate::driver::Failure;
 use crate::http::problem::Answer;
 use crate::routes;
@@ -29,6 +29,11 @@ pub(crate) async fn create(
     let verify = aggregator.driver.identity().verify_key();
     let manifest = spec.into_manifest(aggregator.tenant.clone(), verify, authorities, salt)?;
     let job = manifest.hash();
+    if manifest.is_vertical() {
+        vertical::create(&aggregator, manifest).await?;
+        let _ = aggregator.starting.send((job, true));
+        return Ok((StatusCode::CREATED, Json(JobCreated { job: job.into() })));
+    }
     aggregator
         .driver
         .create::<OpenSum>(job, move |known: Option<AggregatorJob>, cx: &mut Context<'_>| {
@@ -40,7 +45,7 @@ pub(crate) async fn create(
             Ok((next, outputs, Batch::new()))
         })
         .await?;
-    let _ = aggregator.starting.send(job);
+    let _ = aggregator.starting.send((job, false));
     Ok((StatusCode::CREATED, Json(JobCreated { job: job.into() })))
 }
 
@@ -48,6 +53,9 @@ pub(crate) async fn list(State(aggregator): State<Shared>) -> Answer<Json<Vec<Jo
     let mut all = Vec::new();
     for job in aggregator.driver.jobs().await? {
         all.push(status(&aggregator, &job).await?);
+    }
+    for job in aggregator.vertical.jobs().await? {
+        all.push(vertical::status(&aggregator, &job).await?);
     }
     Ok(Json(all))
 }
@@ -64,6 +72,11 @@ pub(crate) async fn cancel(
     Path(job): Path<String>,
 ) -> Answer<Json<JobStatus>> {
     let job = routes::job_id(&job)?;
+    if vertical::knows(&aggregator, &job).await {
+        let cancel = quorate_protocols::fedv::aggregator::Event::Cancel;
+        vertical::handle(&aggregator, job, cancel, Batch::new()).await?;
+        return Ok(Json(vertical::status(&aggregator, &job).await?));
+    }
     aggregator
         .driver
         .step::<OpenSum>(job, |machine, cx| {
@@ -75,6 +88,9 @@ pub(crate) async fn cancel(
 }
 
 async fn status(aggregator: &Aggregator, job: &Hash) -> Result<JobStatus, Failure> {
+    if vertical::knows(aggregator, job).await {
+        return vertical::status(aggregator, job).await;
+    }
     let read =
         |machine: &AggregatorJob| JobStatus::new(*job, machine.manifest(), &machine.status());
     aggregator.driver.read(job, read).await

@@ -15,6 +15,7 @@ mod runner;
 mod shares;
 mod states;
 mod submissions;
+mod vertical;
 mod view;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use quorate_client::engine::load_or_create_identity;
 use quorate_client::store::{Batch, Store};
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::sum::Label;
+use quorate_protocols::fedv;
 use quorate_protocols::round::aggregator::AggregatorJob;
 use quorate_protocols::wire::Name;
 use tokio::net::TcpListener;
@@ -64,11 +66,12 @@ pub struct Config {
 pub(crate) struct Aggregator {
     tenant: Name,
     driver: Arc<Driver<AggregatorJob>>,
+    vertical: Arc<Driver<fedv::aggregator::AggregatorJob>>,
     authorities: Authorities,
     /// Uploads under way; rebuilt from records and chunks after a restart.
     spools: Mutex<HashMap<(Hash, Label, Name), Spool>>,
-    /// Jobs whose runner is to be started.
-    starting: mpsc::UnboundedSender<Hash>,
+    /// Jobs whose runner is to be started, and whether they are vertical.
+    starting: mpsc::UnboundedSender<(Hash, bool)>,
     /// True once the service is stopping: long polls end early.
     stopping: watch::Sender<bool>,
 }
@@ -88,16 +91,22 @@ pub async fn run(
     let store = Store::open(&config.store).await?;
     let keys = load_or_create_identity(&store, IDENTITY).await?;
     let actor = Name::new("aggregator")?;
+    let kind = "vertical-aggregator-job";
+    let vertical = Arc::new(Driver::new(store.clone(), keys.clone(), kind, actor.clone()));
     let driver = Arc::new(Driver::new(store.clone(), keys, "aggregator-job", actor));
     let authorities =
         Authorities::open(store.clone(), config.tenant.clone(), &config.authorities).await?;
     let (starting, mut jobs) = mpsc::unbounded_channel();
     for job in driver.jobs().await? {
-        let _ = starting.send(job);
+        let _ = starting.send((job, false));
+    }
+    for job in vertical.jobs().await? {
+        let _ = starting.send((job, true));
     }
     let aggregator = Arc::new(Aggregator {
         tenant: config.tenant,
         driver,
+        vertical,
         authorities,
         spools: Mutex::default(),
         starting,
@@ -115,8 +124,13 @@ pub async fn run(
         let mut runners = JoinSet::new();
         loop {
             tokio::select! {
-                Some(job) = jobs.recv() => {
-                    runners.spawn(runner::run(Arc::clone(&aggregator), job));
+                Some((job, vertical)) = jobs.recv() => {
+                    let aggregator = Arc::clone(&aggregator);
+                    if vertical {
+                        runners.spawn(vertical::run(aggregator, job));
+                    } else {
+                        runners.spawn(runner::run(aggregator, job));
+                    }
                 }
                 Some(ended) = runners.join_next() => {
                     if let Err(error) = ended {
@@ -160,6 +174,13 @@ fn router(aggregator: Shared, store: Store) -> Router {
             "/v1/jobs/{job}/shares",
             post(shares::share).layer(body_limit(routes::MESSAGE_BYTES)),
         )
+        .route("/v1/jobs/{job}/vertical/view", get(vertical::view))
+        .route(
+            "/v1/jobs/{job}/vertical/messages",
+            post(vertical::message).layer(body_limit(routes::MESSAGE_BYTES)),
+        )
+        .route("/v1/jobs/{job}/vertical/common/leaves", get(vertical::common_leaves))
+        .route("/v1/jobs/{job}/vertical/common/chunks/{index}", get(vertical::common_chunk))
         .route(upload, post(submissions::open))
         .route(&under("missing"), get(submissions::missing))
         .route(&under("chunks/{index}"), put(submissions::chunk).get(submissions::read_chunk))

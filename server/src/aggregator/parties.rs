@@ -4,11 +4,12 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use quorate_client::store::Batch;
+use quorate_protocols::fedv;
 use quorate_protocols::machine::Peer;
 use quorate_protocols::round::aggregator::{Event, OpenSum};
 use quorate_protocols::round::messages::Message;
 
-use super::Shared;
+use super::{Shared, vertical};
 use crate::http::problem::Answer;
 use crate::routes;
 
@@ -21,6 +22,11 @@ pub(crate) async fn join(
     let Message::Join(join) = routes::message(&body)? else {
         return Err(routes::wrong_message("join").into());
     };
+    if vertical::knows(&aggregator, &job).await {
+        let event = fedv::aggregator::Event::Message(Box::new(Message::Join(join)));
+        vertical::handle(&aggregator, job, event, Batch::new()).await?;
+        return Ok(StatusCode::NO_CONTENT);
+    }
     let from = Peer::Party(join.peek()?.entry.party);
     aggregator
         .driver

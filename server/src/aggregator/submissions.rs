@@ -12,14 +12,15 @@ use quorate_client::engine::{EngineError, bulk_info, now_ms, verify_reply};
 use quorate_client::store::{Batch, StoreError};
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
+use quorate_protocols::fedv;
 use quorate_protocols::machine::Peer;
 use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::STEP_SUBMIT;
 use quorate_protocols::round::aggregator::{AggregatorJob, Event, OpenSum};
 use quorate_protocols::round::messages::{Message, SubmitHeader};
-use quorate_protocols::wire::{Name, Signed};
+use quorate_protocols::wire::{Name, Signed, Verified};
 
-use super::{Aggregator, Shared, upload_space};
+use super::{Aggregator, Shared, upload_space, vertical};
 use crate::driver::Failure;
 use crate::http::Problem;
 use crate::http::bulk::{
@@ -53,11 +54,18 @@ pub(crate) async fn open(
     body: Body,
 ) -> Answer {
     let (job, label, party) = place(&path)?;
-    let expected = expected_bytes(&aggregator, &job).await?;
+    let vertical = vertical::knows(&aggregator, &job).await;
+    let expected = if vertical {
+        vertical::most_bytes(&aggregator, &job).await?
+    } else {
+        expected_bytes(&aggregator, &job).await?
+    };
     let opening = receive_opening(body, HEADER_BYTES, expected).await?;
     let header = Signed::<SubmitHeader>::from_wire(&opening.header)?;
     admit(&aggregator, job, (&label, &party), &header).await?;
     let reference = header.peek()?.ciphertext;
+    // Of a batch the machine has admitted the header's own length.
+    let expected = if vertical { reference.len } else { expected };
     let bulk = Bulk::parse(bulk_info(&reference), expected, &opening.leaves)?;
     let record = [header.to_wire(), bulk.to_record()].concat();
     let (store, key) = (aggregator.driver.store(), upload_key(&job, &label, &party));
@@ -128,14 +136,20 @@ async fn admit(
     (label, party): (&Label, &Name),
     header: &Signed<SubmitHeader>,
 ) -> Result<(), Problem> {
-    let check = |machine: &AggregatorJob| {
-        let header = machine.admit(now_ms(), header)?;
+    let named = |header: Verified<SubmitHeader>| {
         if header.label != *label || header.party != *party {
             return Err(Refusal::new(Code::WrongLabel, "the path names another submission"));
         }
         Ok(())
     };
-    match aggregator.driver.read(&job, check).await? {
+    let admitted = if vertical::knows(aggregator, &job).await {
+        let check = |machine: &fedv::aggregator::AggregatorJob| machine.admit(header);
+        aggregator.vertical.read(&job, check).await?
+    } else {
+        let check = |machine: &AggregatorJob| machine.admit(now_ms(), header);
+        aggregator.driver.read(&job, check).await?
+    };
+    match admitted.and_then(named) {
         Ok(()) => Ok(()),
         Err(refusal) => Err(logged(aggregator, &job, refusal).await?.into()),
     }
@@ -203,8 +217,13 @@ async fn take(
     reply: &BulkReader,
     at: (Hash, Label, Name),
 ) -> Result<Message, Problem> {
-    check_reply(aggregator, &header, reply, &at).await?;
     let (job, _, party) = at.clone();
+    if vertical::knows(aggregator, &job).await {
+        let receipt = vertical::submit(aggregator, job, header).await?;
+        aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
+        return Ok(receipt);
+    }
+    check_reply(aggregator, &header, reply, &at).await?;
     let done = aggregator
         .driver
         .step::<OpenSum>(job, move |machine, cx| {
@@ -257,6 +276,9 @@ async fn check_reply(
 /// themselves.
 async fn frozen(aggregator: &Aggregator, path: &Place) -> Result<BulkReader, Problem> {
     let (job, label, party) = place(path)?;
+    if vertical::knows(aggregator, &job).await {
+        return vertical::frozen(aggregator, &(job, label, party)).await;
+    }
     let look = |machine: &AggregatorJob| {
         let live = machine.live_attempt().is_some_and(|(_, live)| live == label);
         machine.manifest().is_threshold()

@@ -16,8 +16,11 @@ pub(crate) async fn register(State(authority): State<Shared>, body: Bytes) -> An
     let Message::Register(manifest) = routes::message(&body)? else {
         return Err(routes::wrong_message("register").into());
     };
-    let (parties, state) = (authority.parties(), authority.clone());
     let job = manifest.hash();
+    if manifest.is_vertical() {
+        return super::vertical::register(&authority, job, manifest).await;
+    }
+    let (parties, state) = (authority.parties(), authority.clone());
     let register = move |known: Option<AuthorityJob>, cx: &mut Context<'_>| {
         let config = &state.config;
         if manifest.tenant != config.tenant {

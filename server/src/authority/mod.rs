@@ -13,6 +13,7 @@ mod partial;
 mod promises;
 mod tombstones;
 mod turn;
+mod vertical;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -26,6 +27,7 @@ use quorate_client::engine::load_or_create_identity;
 use quorate_client::ledger::Ledgers;
 use quorate_client::store::{Batch, Store};
 use quorate_crypto::merkle::Hash;
+use quorate_protocols::fedv;
 use quorate_protocols::job::{Minima, RosterEntry};
 use quorate_protocols::round::authority::AuthorityJob;
 use quorate_protocols::wire::{Name, decode};
@@ -69,6 +71,7 @@ type Parties = BTreeMap<Name, RosterEntry>;
 pub(crate) struct Authority {
     config: Config,
     driver: Arc<Driver<AuthorityJob>>,
+    vertical: Arc<Driver<fedv::authority::AuthorityJob>>,
     /// The records of kind `party`, which are written under `enrolling`.
     parties: RwLock<Arc<Parties>>,
     enrolling: tokio::sync::Mutex<()>,
@@ -109,6 +112,8 @@ pub async fn run(
     }
     let limits = config.limits.clone();
     let access = config.access;
+    let name = config.name.clone();
+    let vertical = Driver::new(store.clone(), keys.clone(), "vertical-authority-job", name);
     let driver = Driver::new(store.clone(), keys, "authority-job", config.name.clone())
         .with_ledgers(Ledgers::new(config.max_epsilon, None));
     let http = reqwest::Client::builder()
@@ -118,6 +123,7 @@ pub async fn run(
     let authority = Arc::new(Authority {
         config,
         driver: Arc::new(driver),
+        vertical: Arc::new(vertical),
         parties: RwLock::new(Arc::new(parties)),
         enrolling: tokio::sync::Mutex::default(),
         computing: Mutex::default(),
@@ -145,6 +151,10 @@ fn router(authority: Shared, store: Store) -> Router {
         .route("/v1/jobs/{job}/keys", post(keys::release).layer(body_limit(routes::MESSAGE_BYTES)))
         .route("/v1/jobs/{job}/keys/{label}/leaves", get(keys::leaves))
         .route("/v1/jobs/{job}/keys/{label}/chunks/{index}", get(keys::chunk))
+        .route(
+            "/v1/jobs/{job}/vertical",
+            post(vertical::ask).layer(body_limit(routes::MESSAGE_BYTES)),
+        )
         .route("/v1/jobs/{job}/tombstones", post(tombstones::bury))
         .route("/v1/budget", get(budget::budget))
         .with_state(authority)

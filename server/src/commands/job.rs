@@ -228,5 +228,7 @@ mod tests {
         assert!(noise.epsilon_of(1) <= 2.0 && noise.epsilon_of(1) > 1.999_999);
         let private = manifest(include_str!("../../../docs/examples/private.toml"));
         assert_eq!(private.privacy.noise().unwrap().multiplier, 8.0);
+        let vertical = manifest(include_str!("../../../docs/examples/vertical.toml"));
+        assert!(vertical.is_vertical() && vertical.check().is_ok());
     }
 }

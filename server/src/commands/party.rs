@@ -7,12 +7,15 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use quorate_client::api::{Hex32, JobOutcome, JobStatus};
+use quorate_client::learn::data::Table;
 use quorate_client::ledger::Ledgers;
-use quorate_client::party::{Party, PartyConfig, PartyEvent};
+use quorate_client::party::{Party, PartyConfig, PartyEvent, VerticalFinished};
 use quorate_client::trainer::CsvTrainer;
+use quorate_protocols::fedv::linear::decision;
 use quorate_protocols::job::Minima;
 use quorate_protocols::policy::Spent;
 use quorate_protocols::wire::Name;
+use quorate_protocols::workload::{TargetKind, VerticalSpec};
 
 use super::key::open;
 use crate::http::serve::signals;
@@ -100,6 +103,9 @@ struct Part {
     /// How long an unreachable service is tried again, in seconds.
     #[arg(long, default_value_t = 600)]
     patience: u64,
+    /// Where the label holder of a vertical job writes the scores of its rows without a label.
+    #[arg(long, value_name = "FILE.csv")]
+    scores: Option<PathBuf>,
     /// Progress as one JSON object per line.
     #[arg(long)]
     json: bool,
@@ -170,12 +176,41 @@ async fn take_part(args: Part) -> anyhow::Result<()> {
         Some(job) => job,
         None => first_open(&party).await?,
     };
-    let finished = party.run(job.into(), CsvTrainer::new(name, args.data)).await?;
-    match JobOutcome::from(&finished.outcome) {
+    let outcome = match party.vertical_spec(job.into()).await? {
+        Some(spec) => {
+            let finished = party.run_vertical(job.into(), Table::read(&args.data)?).await?;
+            if let Some(file) = args.scores {
+                let text = scores(&spec, &finished);
+                std::fs::write(&file, text)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+            }
+            finished.outcome
+        }
+        None => party.run(job.into(), CsvTrainer::new(name, args.data)).await?.outcome,
+    };
+    match JobOutcome::from(&outcome) {
         JobOutcome::Done => Ok(()),
         JobOutcome::Cancelled => bail!("the job was cancelled"),
         JobOutcome::Failed { code, detail } => bail!("the job failed: {code}: {detail}"),
     }
+}
+
+/// The scores of a vertical job as CSV: the row of the label holder's file, from 1, and a value per
+/// output: a probability, or a decision value where the model has none.
+fn scores(spec: &VerticalSpec, finished: &VerticalFinished) -> String {
+    let names: Vec<String> = match &spec.target_kind {
+        TargetKind::Classes(classes) if spec.outputs() > 1 => classes.clone(),
+        TargetKind::Classes(classes) => classes.last().cloned().into_iter().collect(),
+        TargetKind::Real => vec![spec.target.clone()],
+    };
+    let mut text = format!("row,{}\n", names.join(","));
+    for (position, own) in &finished.scores {
+        let row = finished.rows.get(*position as usize).map_or(0, |row| row + 1);
+        let values: Vec<String> =
+            own.iter().map(|score| decision(spec.model, *score).to_string()).collect();
+        text.push_str(&format!("{row},{}\n", values.join(",")));
+    }
+    text
 }
 
 /// The first job that has not ended.

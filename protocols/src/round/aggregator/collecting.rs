@@ -28,21 +28,7 @@ impl AggregatorJob {
         if self.outcome().is_some() {
             return Err(Refusal::new(Code::WrongState, "the job is over"));
         }
-        let certified = join.manifest == self.hash
-            && join.certificates.len() == self.manifest.authorities.len()
-            && self.manifest.authorities.iter().zip(&join.certificates).all(|(key, signed)| {
-                signed.verify(&key.verify).is_ok_and(|certificate| {
-                    certificate.authority == key.name
-                        && certificate.tenant == self.manifest.tenant
-                        && certificate.entry == *entry
-                })
-            });
-        if !certified {
-            return Err(Refusal::new(
-                Code::UnknownParty,
-                "joining needs every authority's certificate of these keys; enrol first",
-            ));
-        }
+        join.check(&self.manifest)?;
         match self.parties.get(&entry.party) {
             Some(known) if known.entry.epoch > entry.epoch => {
                 return Err(Refusal::new(Code::LabelReuse, "these keys were rotated away"));

@@ -26,6 +26,7 @@ use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
 use serde::{Deserialize, Serialize};
 
+use super::check_rounds;
 use super::keying::{JobKey, Keying};
 use super::messages::{
     BulkRef, Freeze, FuncKey, Message, Partial, Promise, ResultRecord, RoundFields, RoundOpen,
@@ -233,6 +234,7 @@ impl AggregatorJob {
         state: Hash,
     ) -> Result<(Self, Vec<AggregatorOutput>), Refusal> {
         manifest.check()?;
+        check_rounds(&manifest)?;
         if manifest.aggregator != cx.identity.verify_key() {
             return Err(Refusal::new(Code::BadManifest, "the manifest names another aggregator"));
         }

@@ -21,7 +21,7 @@ use super::keying::{JobKey, PostWork};
 use super::messages::{
     BulkRef, Join, KeyTranscript, Message, Receipt, ResultRecord, RoundOpen, ShareAsk, SubmitHeader,
 };
-use super::{STEP_SUBMIT, check_open, model_field};
+use super::{STEP_SUBMIT, check_open, check_rounds, model_field};
 use crate::checks::{Check, holds};
 use crate::enrol::Enrolled;
 use crate::job::{JobPackage, Manifest, Minima, RosterEntry};
@@ -190,6 +190,7 @@ impl PartyJob {
     ) -> Result<Self, Refusal> {
         minima.check(&package.manifest)?;
         package.verify()?;
+        check_rounds(&package.manifest)?;
         Ok(Self {
             me,
             hash: package.manifest.hash(),

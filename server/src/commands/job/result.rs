@@ -44,6 +44,12 @@ pub(super) async fn result(
     let package: JobPackage = client.packed(&format!("/v1/jobs/{}/package", job.job)).await?;
     package.verify()?;
     let manifest = Arc::new(package.manifest);
+    if manifest.is_vertical() {
+        bail!(
+            "a vertical job opens nothing to the aggregator: each party keeps its weights, and the \
+             label holder writes the scores (`quorate party --scores FILE.csv`)"
+        );
+    }
     ensure!(manifest.hash() == Hash::from(job.job), "the aggregator sent another job's manifest");
     let chain = chain(client, &manifest).await?;
     let scratch = Scratch(std::env::temp_dir().join(format!("quorate-{}", uuid()?)));

@@ -1,0 +1,8 @@
+//! Learning over columns that different parties hold for the same rows.
+
+pub mod block;
+pub mod fit;
+pub mod identify;
+#[cfg(test)]
+mod tests;
+pub mod twin;

@@ -1,0 +1,85 @@
+use super::sim::{Faults, Plan, run};
+use crate::refusal::Code;
+use crate::round::aggregator::Outcome;
+use crate::workload::{LabelPrivacy, VerticalModel};
+
+fn plan(model: VerticalModel, classes: usize, features: &[usize]) -> Plan {
+    Plan {
+        model,
+        classes,
+        features: features.to_vec(),
+        rows: (50, 7),
+        epochs: 3,
+        batch: 16,
+        authorities: 2,
+        labels: LabelPrivacy::Visible,
+        selection: 0.0,
+        faults: Faults::NONE,
+    }
+}
+
+const NOISE: LabelPrivacy = LabelPrivacy::Noise { epsilon: 4.0, delta: 1e-5 };
+
+/// Every model, with 2, 3 and 5 passive parties: weights and scores are those of plain training on the
+/// joined rows, to the bit, with label noise and without.
+#[test]
+fn training_equals_the_plain_twin_to_the_bit() {
+    let cases = [
+        (VerticalModel::Linear, 0, vec![2, 3, 4]),
+        (VerticalModel::Logistic { taylor: false }, 2, vec![1, 4, 2, 3]),
+        (VerticalModel::Logistic { taylor: true }, 2, vec![0, 2, 2]),
+        (VerticalModel::Logistic { taylor: false }, 3, vec![2, 1, 3]),
+        (VerticalModel::Svm, 2, vec![3, 1, 2, 3, 4, 1]),
+        (VerticalModel::Svm, 4, vec![1, 2, 2]),
+    ];
+    for (seed, (model, classes, features)) in (0u64..).zip(cases) {
+        for labels in [LabelPrivacy::Visible, NOISE] {
+            let plan = Plan { labels, ..plan(model, classes, &features) };
+            let report = run(seed, plan.clone());
+            assert_eq!(report.outcome, Outcome::Done, "{plan:?}");
+            assert_eq!(report.weights, report.twin, "{plan:?}");
+            assert_eq!(report.scores.0, report.scores.1, "{plan:?}");
+            assert_eq!(report.scores.0.len(), 7);
+            // 50 rows are three batches of 16 in each epoch, 7 rows are one more.
+            assert_eq!(report.epochs, [0, 1, 2].map(|epoch| (epoch, features.len(), 3)));
+            assert_eq!((report.opened, report.burned), (10, 0));
+        }
+    }
+}
+
+/// Under loss, repetition, reordering, crashes and absent parties: still the twin's weights; no batch
+/// under two labels, no request answered twice (asserted in the run).
+#[test]
+fn faults_change_nothing_but_the_time() {
+    let count = std::env::var("QUORATE_VERTICAL_SEEDS").map_or(12, |text| text.parse().unwrap());
+    let (mut burned, mut short, mut done) = (0, 0, 0);
+    for seed in 0..count {
+        let labels = if seed % 2 == 0 { NOISE } else { LabelPrivacy::Visible };
+        let model = VerticalModel::Logistic { taylor: seed % 3 == 0 };
+        let base = plan(model, 2, &[1, 2, 3, 1]);
+        let report = run(seed, Plan { labels, faults: Faults::ALL, ..base });
+        assert_eq!(report.weights, report.twin, "seed {seed}");
+        burned += report.burned;
+        short += u32::from(report.epochs.iter().any(|(_, parties, _)| *parties < 4));
+        match report.outcome {
+            Outcome::Done => {
+                done += 1;
+                assert_eq!(report.scores.0, report.scores.1, "seed {seed}");
+            }
+            Outcome::Failed(refusal) => assert_eq!(refusal.code, Code::BelowFloor, "seed {seed}"),
+            Outcome::Cancelled => panic!("seed {seed}"),
+        }
+    }
+    // The faults are there at all: batches were repeated, epochs ran without a party.
+    assert!(burned > 0 && short > 0 && done > count / 3, "{burned} {short} {done}");
+}
+
+/// A feature that explains nothing is dropped and sent no more; the weights stay the twin's.
+#[test]
+fn feature_selection_drops_columns() {
+    let base = plan(VerticalModel::Logistic { taylor: false }, 2, &[2, 4, 4]);
+    let report = run(3, Plan { epochs: 20, rows: (64, 4), selection: 0.06, ..base });
+    assert_eq!(report.weights, report.twin);
+    let kept: usize = report.kept.iter().sum();
+    assert!((1..10).contains(&kept), "{:?}", report.kept);
+}
