@@ -40,7 +40,7 @@ struct Issued {
 }
 
 /// Work outside the machine: evaluate a batch of identifiers with
-/// [`evaluation_key`](crate::job::evaluation_key) and answer with
+/// [`evaluation_key`] and answer with
 /// [`VerticalMessage::Evaluated`]. The same batch gets the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvaluateBatch {
