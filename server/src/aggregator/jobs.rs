@@ -72,7 +72,7 @@ pub(crate) async fn cancel(
     Path(job): Path<String>,
 ) -> Answer<Json<JobStatus>> {
     let job = routes::job_id(&job)?;
-    if vertical::knows(&aggregator, &job).await {
+    if vertical::knows(&aggregator, &job) {
         let cancel = quorate_protocols::fedv::aggregator::Event::Cancel;
         vertical::handle(&aggregator, job, cancel, Batch::new()).await?;
         return Ok(Json(vertical::status(&aggregator, &job).await?));
@@ -88,7 +88,7 @@ pub(crate) async fn cancel(
 }
 
 async fn status(aggregator: &Aggregator, job: &Hash) -> Result<JobStatus, Failure> {
-    if vertical::knows(aggregator, job).await {
+    if vertical::knows(aggregator, job) {
         return vertical::status(aggregator, job).await;
     }
     let read =

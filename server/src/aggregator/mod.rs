@@ -18,10 +18,10 @@ mod submissions;
 mod vertical;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use axum::Router;
 use axum::middleware::from_fn;
@@ -67,6 +67,8 @@ pub(crate) struct Aggregator {
     tenant: Name,
     driver: Arc<Driver<AggregatorJob>>,
     vertical: Arc<Driver<fedv::aggregator::AggregatorJob>>,
+    /// Ids of the vertical jobs, which have a driver of their own.
+    vertical_jobs: RwLock<HashSet<Hash>>,
     authorities: Authorities,
     /// Uploads under way; rebuilt from records and chunks after a restart.
     spools: Mutex<HashMap<(Hash, Label, Name), Spool>>,
@@ -100,13 +102,15 @@ pub async fn run(
     for job in driver.jobs().await? {
         let _ = starting.send((job, false));
     }
-    for job in vertical.jobs().await? {
-        let _ = starting.send((job, true));
+    let vertical_jobs: HashSet<Hash> = vertical.jobs().await?.into_iter().collect();
+    for job in &vertical_jobs {
+        let _ = starting.send((*job, true));
     }
     let aggregator = Arc::new(Aggregator {
         tenant: config.tenant,
         driver,
         vertical,
+        vertical_jobs: RwLock::new(vertical_jobs),
         authorities,
         spools: Mutex::default(),
         starting,

@@ -11,7 +11,7 @@ use crate::routes;
 
 pub(crate) async fn package(State(aggregator): State<Shared>, Path(job): Path<String>) -> Answer {
     let job = routes::job_id(&job)?;
-    let package = if vertical::knows(&aggregator, &job).await {
+    let package = if vertical::knows(&aggregator, &job) {
         aggregator.vertical.read(&job, fedv::aggregator::AggregatorJob::package).await?
     } else {
         aggregator.driver.read(&job, AggregatorJob::package).await?

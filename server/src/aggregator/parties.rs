@@ -22,7 +22,7 @@ pub(crate) async fn join(
     let Message::Join(join) = routes::message(&body)? else {
         return Err(routes::wrong_message("join").into());
     };
-    if vertical::knows(&aggregator, &job).await {
+    if vertical::knows(&aggregator, &job) {
         let event = fedv::aggregator::Event::Message(Box::new(Message::Join(join)));
         vertical::handle(&aggregator, job, event, Batch::new()).await?;
         return Ok(StatusCode::NO_CONTENT);

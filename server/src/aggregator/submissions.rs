@@ -54,7 +54,7 @@ pub(crate) async fn open(
     body: Body,
 ) -> Answer {
     let (job, label, party) = place(&path)?;
-    let vertical = vertical::knows(&aggregator, &job).await;
+    let vertical = vertical::knows(&aggregator, &job);
     let expected = if vertical {
         vertical::most_bytes(&aggregator, &job).await?
     } else {
@@ -142,7 +142,7 @@ async fn admit(
         }
         Ok(())
     };
-    let admitted = if vertical::knows(aggregator, &job).await {
+    let admitted = if vertical::knows(aggregator, &job) {
         let check = |machine: &fedv::aggregator::AggregatorJob| machine.admit(header);
         aggregator.vertical.read(&job, check).await?
     } else {
@@ -218,7 +218,7 @@ async fn take(
     at: (Hash, Label, Name),
 ) -> Result<Message, Problem> {
     let (job, _, party) = at.clone();
-    if vertical::knows(aggregator, &job).await {
+    if vertical::knows(aggregator, &job) {
         let receipt = vertical::submit(aggregator, job, header).await?;
         aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
         return Ok(receipt);
@@ -276,7 +276,7 @@ async fn check_reply(
 /// themselves.
 async fn frozen(aggregator: &Aggregator, path: &Place) -> Result<BulkReader, Problem> {
     let (job, label, party) = place(path)?;
-    if vertical::knows(aggregator, &job).await {
+    if vertical::knows(aggregator, &job) {
         return vertical::frozen(aggregator, &(job, label, party)).await;
     }
     let look = |machine: &AggregatorJob| {

@@ -3,6 +3,7 @@
 
 mod runner;
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -38,9 +39,10 @@ fn common_space(job: &Hash) -> String {
     format!("{job}/common")
 }
 
-/// Whether the job is a vertical one of this aggregator.
-pub(super) async fn knows(aggregator: &Aggregator, job: &Hash) -> bool {
-    aggregator.vertical.read(job, |_| ()).await.is_ok()
+/// Whether the job is a vertical one of this aggregator: asked for every request of every job, so it
+/// reads no store.
+pub(super) fn knows(aggregator: &Aggregator, job: &Hash) -> bool {
+    aggregator.vertical_jobs.read().unwrap_or_else(PoisonError::into_inner).contains(job)
 }
 
 /// Creates a vertical job.
@@ -56,7 +58,9 @@ pub(super) async fn create(
         let (next, outputs) = AggregatorJob::create(cx, manifest)?;
         Ok((next, outputs, Batch::new()))
     };
-    aggregator.vertical.create::<Intersect>(job, create).await.map(drop)
+    aggregator.vertical.create::<Intersect>(job, create).await?;
+    aggregator.vertical_jobs.write().unwrap_or_else(PoisonError::into_inner).insert(job);
+    Ok(())
 }
 
 /// Where a vertical job stands.
