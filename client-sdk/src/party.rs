@@ -46,12 +46,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::Hash;
-use quorate_protocols::job::{AuthorityKey, JobPackage, Minima, RosterEntry};
+use quorate_protocols::job::{AuthorityKey, JobPackage, Manifest, Minima, RosterEntry};
 use quorate_protocols::machine::Bug;
 use quorate_protocols::model::ModelState;
 use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::aggregator::Outcome;
-use quorate_protocols::round::messages::ResultRecord;
+use quorate_protocols::round::messages::{Join, ResultRecord};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Name, Signed, decode};
 use quorate_protocols::workload::{VerticalSpec, Workload};
 use serde::Serialize;
@@ -393,6 +393,24 @@ impl Inner {
 
     fn job_url(&self, job: &Hex32) -> String {
         format!("{}/v1/jobs/{job}", self.aggregator_url)
+    }
+
+    /// Asks to take part, or to be invited from the next attempt on.
+    async fn ask_in(&self, job: &Hex32, manifest: &Manifest) -> Result<(), PartyError> {
+        let certificates = manifest.authorities.iter().map(|authority| {
+            self.certificates.get(&authority.name).cloned().ok_or_else(|| {
+                PartyError::Config(format!("not enrolled at authority {}", authority.name))
+            })
+        });
+        let certificates = certificates.collect::<Result<Vec<_>, _>>()?;
+        let join = Join { manifest: manifest.hash(), entry: self.entry.clone(), certificates };
+        let join = join.signed(&self.keys.identity).to_wire();
+        let ask = Ask::post(format!("{}/parties", self.job_url(job)), join);
+        match self.http.insist(run::AGGREGATOR, &ask, MAX_MESSAGE_BYTES).await {
+            // The job is over, as the next view will say.
+            Err(error) if error.is(Code::WrongState) => Ok(()),
+            done => Ok(done.map(drop)?),
+        }
     }
 
     /// `theirs` was read between our clock's `sent` and now.

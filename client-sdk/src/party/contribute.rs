@@ -241,7 +241,7 @@ impl Run<'_> {
                     return Ok(true);
                 }
                 // Too late, or not wanted: the next attempt or result will tell.
-                self.ask_in().await?;
+                self.party.ask_in(&self.job, &self.manifest).await?;
                 let detail = error.to_string();
                 let code = match error {
                     CallError::Refused { problem, .. } => problem.code,

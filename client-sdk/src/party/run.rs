@@ -157,7 +157,7 @@ impl<'a> Run<'a> {
         trainer: Box<dyn LocalTraining>,
     ) -> Result<Finished, PartyError> {
         let mut training = Training::new(trainer);
-        self.ask_in().await?;
+        self.party.ask_in(&self.job, &self.manifest).await?;
         let (mut known, mut busy) = (None, true);
         loop {
             let wait_ms = if busy { 0 } else { MAX_WAIT_MS };
@@ -197,36 +197,10 @@ impl<'a> Run<'a> {
             // Whoever missed an attempt is not invited to the next, until it asks again.
             let invited = self.open.is_some_and(|(_, entered)| entered);
             if !invited {
-                self.ask_in().await?;
+                self.party.ask_in(&self.job, &self.manifest).await?;
             }
             busy = self.work(&mut training, known.map(Label::from)).await?;
         }
-    }
-
-    /// Asks to be invited from the next attempt on.
-    pub(super) async fn ask_in(&self) -> Result<(), PartyError> {
-        let certificates = self.manifest.authorities.iter().map(|authority| {
-            self.party.certificates.get(&authority.name).cloned().ok_or_else(|| {
-                PartyError::Config(format!("not enrolled at authority {}", authority.name))
-            })
-        });
-        let certificates = certificates.collect::<Result<Vec<_>, _>>()?;
-        let ask = Ask::post(
-            format!("{}/parties", self.party.job_url(&self.job)),
-            self.join_bytes(certificates),
-        );
-        match self.party.http.insist(AGGREGATOR, &ask, MAX_MESSAGE_BYTES).await {
-            // The job is over, as the next view will say.
-            Err(error) if error.is(Code::WrongState) => Ok(()),
-            done => Ok(done.map(drop)?),
-        }
-    }
-
-    fn join_bytes(&self, certificates: Vec<Signed<quorate_protocols::enrol::Enrolled>>) -> Vec<u8> {
-        let mut rng = os_rng();
-        let identity = &self.party.keys.identity;
-        let cx = Context { now_ms: now_ms(), identity, rng: &mut rng };
-        self.machine.join_message(&cx, certificates).to_wire()
     }
 
     /// News beyond `results` results and the attempt `open`.

@@ -25,7 +25,7 @@ use quorate_protocols::job::{JobPackage, Manifest};
 use quorate_protocols::machine::{Context, Output};
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::aggregator::Outcome;
-use quorate_protocols::round::messages::{BulkRef, Join, Message, SubmitHeader};
+use quorate_protocols::round::messages::{BulkRef, Message, SubmitHeader};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, decode, encode};
 use quorate_protocols::workload::VerticalSpec;
 use rand_chacha::ChaCha20Rng;
@@ -161,24 +161,6 @@ async fn off_thread<T: Send + 'static>(
     done.map_err(|_| EngineError::Interrupted.into())
 }
 
-/// Asks to take part.
-async fn ask_in(party: &Inner, job: &Hex32, manifest: &Manifest) -> Result<(), PartyError> {
-    let certificates = manifest.authorities.iter().map(|authority| {
-        party.certificates.get(&authority.name).cloned().ok_or_else(|| {
-            PartyError::Config(format!("not enrolled at authority {}", authority.name))
-        })
-    });
-    let certificates = certificates.collect::<Result<Vec<_>, _>>()?;
-    let join = Join { manifest: manifest.hash(), entry: party.entry.clone(), certificates };
-    let join = Signed::sign(join, &party.keys.identity).signed().clone();
-    let ask = Ask::post(format!("{}/parties", party.job_url(job)), Message::Join(join).to_wire());
-    match party.http.insist(AGGREGATOR, &ask, MAX_MESSAGE_BYTES).await {
-        // The job is over, as the next view will say.
-        Err(error) if error.is(Code::WrongState) => Ok(()),
-        done => Ok(done.map(drop)?),
-    }
-}
-
 async fn look(
     party: &Inner,
     job: &Hex32,
@@ -277,7 +259,7 @@ async fn align_rows(
     let mut made: Option<(Hash, PartyTags)> = None;
     let (mut seen, mut sent, mut backoff) = (None, HashSet::new(), Backoff::new());
     let mut submitted: Option<Label> = None;
-    ask_in(party, &job, &manifest).await?;
+    party.ask_in(&job, &manifest).await?;
     loop {
         let shown = look(party, &job, seen, MAX_WAIT_MS).await?;
         if let Some(outcome) = &shown.outcome {
@@ -286,7 +268,7 @@ async fn align_rows(
         let view = shown.view;
         seen = Some(mark(&view));
         if view.epoch.is_none() {
-            ask_in(party, &job, &manifest).await?;
+            party.ask_in(&job, &manifest).await?;
         }
         let own = Own { me: &party.name, identity: &identity, manifest: &manifest };
         let (tags, common) = match align::next(&own, &party.entry, declared, &view)? {
@@ -509,13 +491,13 @@ impl<'a> Run<'a> {
     }
 
     async fn until_end(&mut self) -> Result<VerticalFinished, PartyError> {
-        ask_in(self.party, &self.job, &self.manifest).await?;
+        self.party.ask_in(&self.job, &self.manifest).await?;
         let mut seen = None;
         loop {
             let shown = look(self.party, &self.job, seen, MAX_WAIT_MS).await?;
             seen = Some(mark(&shown.view));
             if shown.outcome.is_none() && shown.view.epoch.is_none() {
-                ask_in(self.party, &self.job, &self.manifest).await?;
+                self.party.ask_in(&self.job, &self.manifest).await?;
             }
             let outputs = self.apply(Event::View(Box::new(shown.view)), Batch::new()).await?;
             match self.pursue(outputs).await? {

@@ -895,9 +895,9 @@ impl World {
             .collect();
         let join =
             Join { manifest: self.manifest.hash(), entry: party.entry.clone(), certificates };
-        let join = Signed::sign(join, &party.identity).signed().clone();
+        let join = join.signed(&party.identity);
         let ready = party.machine.as_deref().map(|m| load::<PartyJob>(m).ready().signed().clone());
-        self.send(Parcel::ToAggregator(Message::Join(join)));
+        self.send(Parcel::ToAggregator(join));
         if let Some(ready) = ready {
             self.send(Parcel::ToAggregator(Message::Vertical(VerticalMessage::Ready(ready))));
         }

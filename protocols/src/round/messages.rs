@@ -6,6 +6,7 @@
 //! step); and besides the `FuncKey`, which is then the authority's partial decryption, they take
 //! `ShareAsk` -> `Partial` from T holders.
 
+use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::sum::{Label, Nonce};
 use quorate_crypto::threshold::{KeyPost, ReplyBinding};
@@ -104,6 +105,12 @@ pub struct Join {
 postcard_body!(Join, "quorate/join/1");
 
 impl Join {
+    /// The message that a party sends.
+    #[must_use]
+    pub fn signed(self, identity: &Identity) -> Message {
+        Message::Join(Signed::sign(self, identity).signed().clone())
+    }
+
     /// Whether every authority certified these keys for the tenant of this job.
     ///
     /// # Errors

@@ -212,7 +212,7 @@ impl PartyJob {
     #[must_use]
     pub fn join_message(&self, cx: &Context<'_>, certificates: Vec<Signed<Enrolled>>) -> Message {
         let join = Join { manifest: self.hash, entry: self.me.clone(), certificates };
-        Message::Join(Signed::sign(join, cx.identity).signed().clone())
+        join.signed(cx.identity)
     }
 
     /// The manifest.
