@@ -4,6 +4,7 @@
 
 mod about;
 mod authorities;
+mod errands;
 mod jobs;
 mod key_posts;
 mod opening;

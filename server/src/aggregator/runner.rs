@@ -1,23 +1,21 @@
 //! One task per unfinished job: it sends what the stored machine waits for, wakes it in time, and
 //! erases what no attempt needs any more. A restart begins it again from the stored machine.
 
-use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use quorate_client::bulk::{Transfer, download};
-use quorate_client::engine::{bulk_info, now_ms};
+use quorate_client::engine::bulk_info;
 use quorate_client::store::Batch;
-use quorate_crypto::merkle::{Hash, hash_parts};
+use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::Label;
-use quorate_protocols::machine::{Output, Peer};
+use quorate_protocols::machine::Peer;
 use quorate_protocols::round::STEP_KEY;
-use quorate_protocols::round::aggregator::{AggregatorJob, AggregatorOutput, Event, OpenSum};
+use quorate_protocols::round::aggregator::{AggregatorJob, Event, OpenSum};
 use quorate_protocols::round::messages::{FuncKey, Message};
-use quorate_protocols::wire::{Name, Signed, encode};
-use tokio::task::{AbortHandle, JoinSet};
+use quorate_protocols::wire::{Name, Signed};
 
 use super::authorities::{Answered, FIRST_DELAY, MAX_DELAY};
+use super::errands::{Errand, Errands, wanted};
 use super::shares::PARTIAL;
 use super::submissions::UPLOAD;
 use super::{Aggregator, Shared, key_space, opening, states, uploads_space};
@@ -26,33 +24,6 @@ use crate::routes;
 
 /// Kind of the records with the leaves of fetched functional keys, by job, label and authority.
 pub(crate) const KEY: &str = "func-key";
-/// Longest sleep: the wall clock may be set meanwhile.
-const LONGEST_SLEEP_MS: u64 = 1000;
-/// An errand that ended although its request stands is not begun again at once.
-const REST: Duration = Duration::from_millis(500);
-
-/// Something a machine waits for.
-#[derive(Clone)]
-enum Errand {
-    Ask { to: Name, request: Message },
-    Open(OpenSum),
-}
-
-impl Errand {
-    /// The errand behind an output, with a name that is the same after a restart.
-    fn of(output: AggregatorOutput) -> Option<(Hash, Self)> {
-        match output {
-            Output::Send { to: Peer::Authority(to), message } => {
-                let key = hash_parts("errand", &[to.as_str().as_bytes(), &message.to_wire()]);
-                Some((key, Self::Ask { to, request: message }))
-            }
-            // All of it: after a wrong share the same sum is opened with others.
-            Output::Work(work) => Some((hash_parts("errand", &[&encode(&work)]), Self::Open(work))),
-            _ => None,
-        }
-    }
-}
-
 /// Runs a job until it is finished.
 pub(super) async fn run(aggregator: Shared, job: Hash) {
     while let Err(error) = drive(&aggregator, job).await {
@@ -64,38 +35,25 @@ pub(super) async fn run(aggregator: Shared, job: Hash) {
 async fn drive(aggregator: &Shared, job: Hash) -> Result<(), Failure> {
     let driver = &aggregator.driver;
     let mut changed = driver.watch(&job).await?;
-    let mut errands: JoinSet<Hash> = JoinSet::new();
-    let mut running: HashMap<Hash, AbortHandle> = HashMap::new();
+    let mut errands = Errands::default();
     let mut swept: Option<Option<Label>> = None;
     loop {
         changed.borrow_and_update();
         let look = |machine: &AggregatorJob| {
-            let wanted: HashMap<_, _> =
-                machine.requests().into_iter().filter_map(Errand::of).collect();
+            let wanted = wanted(machine.requests());
             let live = machine.live_attempt().map(|(_, label)| label);
             (wanted, machine.deadline_ms(), live, machine.outcome().is_some())
         };
         let (wanted, deadline, live, finished) = driver.read(&job, look).await?;
-        running.retain(|key, task| {
-            let keep = wanted.contains_key(key);
-            if !keep {
-                task.abort();
+        errands.turn_to(wanted, |errand| {
+            let aggregator = Shared::clone(aggregator);
+            async move {
+                match errand {
+                    Errand::Ask { to, request } => ask(&aggregator, job, &to, request).await,
+                    Errand::Work(work) => opening::open(&aggregator, job, work).await,
+                }
             }
-            keep
         });
-        for (key, errand) in wanted {
-            running.entry(key).or_insert_with(|| {
-                let aggregator = Shared::clone(aggregator);
-                errands.spawn(async move {
-                    match errand {
-                        Errand::Ask { to, request } => ask(&aggregator, job, &to, request).await,
-                        Errand::Open(work) => opening::open(&aggregator, job, work).await,
-                    }
-                    tokio::time::sleep(REST).await;
-                    key
-                })
-            });
-        }
         if swept != Some(live) {
             sweep(aggregator, &job).await?;
             swept = Some(live);
@@ -103,19 +61,8 @@ async fn drive(aggregator: &Shared, job: Hash) -> Result<(), Failure> {
         if finished {
             return erase(aggregator, &job).await;
         }
-        let wait = deadline.map_or(u64::MAX, |at| at.saturating_sub(now_ms()));
-        tokio::select! {
-            _ = changed.changed() => {}
-            Some(done) = errands.join_next(), if !errands.is_empty() => {
-                if let Ok(key) = done {
-                    running.remove(&key);
-                }
-            }
-            () = tokio::time::sleep(Duration::from_millis(wait.clamp(5, LONGEST_SLEEP_MS))) => {
-                if deadline.is_some_and(|at| now_ms() >= at) {
-                    handle(aggregator, job, Event::Wake, Batch::new()).await?;
-                }
-            }
+        if errands.wait(&mut changed, deadline).await {
+            handle(aggregator, job, Event::Wake, Batch::new()).await?;
         }
     }
 }

@@ -1,56 +1,27 @@
 //! One task per unfinished vertical job: it asks authorities for what the stored machine waits for,
 //! compares tags, wakes the machine in time, and erases ciphertexts that no batch needs any more.
 
-use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use quorate_client::bulk::{BulkReader, BulkWriter};
-use quorate_client::engine::{bulk_info, bulk_ref, now_ms};
+use quorate_client::engine::{bulk_info, bulk_ref};
 use quorate_client::store::Batch;
-use quorate_crypto::merkle::{Hash, hash_parts};
+use quorate_crypto::merkle::Hash;
 use quorate_crypto::psi::{TAG_BYTES, TagList, common, encode_tags};
 use quorate_crypto::sum::Label;
-use quorate_protocols::fedv::aggregator::{AggregatorJob, AggregatorOutput, Event, Intersect};
-use quorate_protocols::machine::{Output, Peer};
+use quorate_protocols::fedv::aggregator::{AggregatorJob, Event, Intersect};
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::messages::{BulkRef, Message};
-use quorate_protocols::wire::{Name, encode};
-use tokio::task::{AbortHandle, JoinSet};
+use quorate_protocols::wire::Name;
 
 use super::{COMMON, common_space, handle};
 use crate::aggregator::authorities::{Answered, FIRST_DELAY, MAX_DELAY};
+use crate::aggregator::errands::{Errand, Errands, wanted};
 use crate::aggregator::submissions::{UPLOAD, split_record, upload_key};
 use crate::aggregator::{Aggregator, Shared, upload_space, uploads_space};
 use crate::driver::Failure;
 use crate::routes;
-
-/// Longest sleep: the wall clock may be set meanwhile.
-const LONGEST_SLEEP_MS: u64 = 1000;
-/// An errand that ended although its request stands is not begun again at once.
-const REST: Duration = Duration::from_millis(500);
-
-/// Something a machine waits for.
-enum Errand {
-    Ask { to: Name, request: Message },
-    Intersect(Intersect),
-}
-
-impl Errand {
-    fn of(output: AggregatorOutput) -> Option<(Hash, Self)> {
-        match output {
-            Output::Send { to: Peer::Authority(to), message } => {
-                let key = hash_parts("errand", &[to.as_str().as_bytes(), &message.to_wire()]);
-                Some((key, Self::Ask { to, request: message }))
-            }
-            Output::Work(work) => {
-                Some((hash_parts("errand", &[&encode(&work)]), Self::Intersect(work)))
-            }
-            _ => None,
-        }
-    }
-}
 
 /// Runs a vertical job until it is finished.
 pub(in crate::aggregator) async fn run(aggregator: Shared, job: Hash) {
@@ -63,38 +34,25 @@ pub(in crate::aggregator) async fn run(aggregator: Shared, job: Hash) {
 async fn drive(aggregator: &Shared, job: Hash) -> Result<(), Failure> {
     let driver = &aggregator.vertical;
     let mut changed = driver.watch(&job).await?;
-    let mut errands: JoinSet<Hash> = JoinSet::new();
-    let mut running: HashMap<Hash, AbortHandle> = HashMap::new();
+    let mut errands = Errands::default();
     let mut swept: Option<Option<Label>> = None;
     loop {
         changed.borrow_and_update();
         let look = |machine: &AggregatorJob| {
-            let wanted: HashMap<_, _> =
-                machine.requests().into_iter().filter_map(Errand::of).collect();
+            let wanted = wanted(machine.requests());
             let (deadline, live) = (machine.deadline_ms(), machine.live_label());
             (wanted, deadline, live, machine.outcome().is_some())
         };
         let (wanted, deadline, live, finished) = driver.read(&job, look).await?;
-        running.retain(|key, task| {
-            let keep = wanted.contains_key(key);
-            if !keep {
-                task.abort();
+        errands.turn_to(wanted, |errand| {
+            let aggregator = Shared::clone(aggregator);
+            async move {
+                match errand {
+                    Errand::Ask { to, request } => ask(&aggregator, job, &to, request).await,
+                    Errand::Work(work) => intersect(&aggregator, job, work).await,
+                }
             }
-            keep
         });
-        for (key, errand) in wanted {
-            running.entry(key).or_insert_with(|| {
-                let aggregator = Shared::clone(aggregator);
-                errands.spawn(async move {
-                    match errand {
-                        Errand::Ask { to, request } => ask(&aggregator, job, &to, request).await,
-                        Errand::Intersect(work) => intersect(&aggregator, job, work).await,
-                    }
-                    tokio::time::sleep(REST).await;
-                    key
-                })
-            });
-        }
         if swept != Some(live) {
             sweep(aggregator, &job, live).await?;
             swept = Some(live);
@@ -103,19 +61,8 @@ async fn drive(aggregator: &Shared, job: Hash) -> Result<(), Failure> {
             driver.store().blobs().delete_namespace(&format!("{job}/up")).await?;
             return Ok(());
         }
-        let wait = deadline.map_or(u64::MAX, |at| at.saturating_sub(now_ms()));
-        tokio::select! {
-            _ = changed.changed() => {}
-            Some(done) = errands.join_next(), if !errands.is_empty() => {
-                if let Ok(key) = done {
-                    running.remove(&key);
-                }
-            }
-            () = tokio::time::sleep(Duration::from_millis(wait.clamp(5, LONGEST_SLEEP_MS))) => {
-                if deadline.is_some_and(|at| now_ms() >= at) {
-                    handle(aggregator, job, Event::Wake, Batch::new()).await?;
-                }
-            }
+        if errands.wait(&mut changed, deadline).await {
+            handle(aggregator, job, Event::Wake, Batch::new()).await?;
         }
     }
 }
