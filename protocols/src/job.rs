@@ -376,6 +376,12 @@ impl Manifest {
         if self.max_parties as usize != spec.blocks.len() {
             return bad("max_parties must be the number of blocks");
         }
+        if !spec.fits_messages(self.authorities.len()) {
+            return bad(
+                "a batch's scores, or the rows' bits, do not fit a message: lower batch, the number of \
+                 classes or max_rows",
+            );
+        }
         if self.floor() >= self.max_parties {
             return bad(
                 "max(quorum, k_min + c) passive parties must stand behind every opened score: name \

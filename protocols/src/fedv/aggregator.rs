@@ -272,7 +272,11 @@ impl AggregatorJob {
                 ready.map(|at| at.saturating_add(self.manifest.deadlines.grace_ms))
             }
             Phase::Mixing(epoch) => Some(epoch.until_ms),
-            Phase::Aligning(aligning) => Some(aligning.epoch.until_ms),
+            // Once all tags are there, nobody is waited for.
+            Phase::Aligning(aligning) => {
+                let waits = aligning.headers.len() < aligning.epoch.open.roster.len();
+                waits.then_some(aligning.epoch.until_ms)
+            }
             Phase::Collecting(batch) => Some(batch.open.deadline_ms),
             Phase::Registering | Phase::Bound(_) | Phase::Finished(_) => None,
         }
@@ -661,9 +665,11 @@ impl AggregatorJob {
     /// Opens the alignment, or the next epoch, once all parties of the job are there, or the floor and
     /// the label holder are and the grace is over.
     fn try_epoch(&mut self, cx: &Context<'_>) -> Vec<AggregatorOutput> {
-        let Phase::Gathering(ready) = &mut self.phase else {
+        let Phase::Gathering(since) = &mut self.phase else {
             return Vec::new();
         };
+        // The grace runs from when enough parties were last there.
+        let before = since.take();
         let Ok(spec) = spec(&self.manifest) else {
             return Vec::new();
         };
@@ -689,8 +695,8 @@ impl AggregatorJob {
         if passives < self.manifest.floor() {
             return Vec::new();
         }
-        let since = *ready.get_or_insert(cx.now_ms);
-        let wait_until = since.saturating_add(self.manifest.deadlines.grace_ms);
+        let ready = *since.insert(before.unwrap_or(cx.now_ms));
+        let wait_until = ready.saturating_add(self.manifest.deadlines.grace_ms);
         if roster.len() < spec.blocks.len() && cx.now_ms < wait_until {
             return Vec::new();
         }
@@ -704,6 +710,7 @@ impl AggregatorJob {
             rows: rows.map_or(0, |rows| rows.rows),
             order: rows.map_or(Hash([0; 32]), |rows| rows.order),
             split,
+            trained: rows.map_or(Hash([0; 32]), |rows| rows.trained),
         };
         if !open.align && split.0 < spec.batch {
             let why = format!(

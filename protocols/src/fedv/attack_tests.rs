@@ -866,6 +866,7 @@ fn exchange(data: &Data, mut weights: Vec<Weights>, number: u64) -> Exchange {
         rows: count,
         order: Hash([1; 32]),
         split: (count, 0),
+        trained: Hash([0; 32]),
     };
     let epoch = Signed::sign(epoch, &aggregator);
     let fields = BatchFields {

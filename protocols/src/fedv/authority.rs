@@ -179,6 +179,7 @@ impl AuthorityJob {
             ));
         }
         let content = hash_parts("quorate/evaluated-batch/1", &[&ask.blinded]);
+        let tries = self.manifest.deadlines.max_attempts;
         let known = self.evaluations.entry(ask.party.clone()).or_default();
         match known.batches.get(&ask.batch) {
             Some(before) if *before == content => {}
@@ -190,7 +191,11 @@ impl AuthorityJob {
             }
             None => {
                 let all = known.identifiers.saturating_add(count as u64);
-                if all > spec.max_rows.saturating_mul(u64::from(ALIGNMENTS)) {
+                let whole = spec.max_rows.div_ceil(MAX_BATCH as u64).saturating_add(1);
+                let batches = known.batches.len() as u64;
+                if all > spec.max_rows.saturating_mul(u64::from(ALIGNMENTS))
+                    || batches >= whole.saturating_mul(u64::from(tries))
+                {
                     return Err(Refusal::new(
                         Code::BudgetSpent,
                         format!("this party had {} identifiers evaluated", known.identifiers),

@@ -118,6 +118,12 @@ impl Zeroize for Weights {
     }
 }
 
+impl Drop for Weights {
+    fn drop(&mut self) {
+        self.zeroize();
+    }
+}
+
 impl Weights {
     /// Random weights from a party's own secret; biases, at the label holder only, start at zero.
     ///

@@ -9,6 +9,7 @@
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::sum::Label;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::job::{Manifest, RosterEntry};
 use crate::postcard_body;
@@ -30,6 +31,8 @@ pub struct Ready {
     /// Rows with a label, which are trained on, and rows without, which are scored: the label
     /// holder's only.
     pub split: Option<(u32, u32)>,
+    /// Salted hash of which rows these are: the label holder's; zero from others.
+    pub trained: Hash,
 }
 postcard_body!(Ready, "quorate/vertical-ready/1");
 
@@ -53,6 +56,8 @@ pub struct EpochOpen {
     pub order: Hash,
     /// Rows to train on and rows to score.
     pub split: (u32, u32),
+    /// The label holder's salted hash of which rows these are: one for the whole job.
+    pub trained: Hash,
 }
 postcard_body!(EpochOpen, "quorate/epoch-open/1");
 
@@ -87,12 +92,27 @@ pub struct SeedShare {
 postcard_body!(SeedShare, "quorate/seed-share/1");
 
 /// What a [`SeedShare`] holds.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochSecret {
     /// The sender's contribution to the order.
     pub contribution: [u8; 32],
     /// The label holder's: one bit per aligned row, 1 for rows to train on. Empty from others.
     pub trained: Vec<u8>,
+    /// The label holder's salt of the hash of these bits.
+    pub salt: [u8; 32],
+}
+
+impl Drop for EpochSecret {
+    fn drop(&mut self) {
+        self.contribution.zeroize();
+        self.salt.zeroize();
+    }
+}
+
+/// What binds the rows to train on: every party of a job sees the same ones in every epoch.
+#[must_use]
+pub fn trained_hash(salt: &[u8; 32], trained: &[u8]) -> Hash {
+    hash_parts("quorate/vertical-trained/1", &[salt, trained])
 }
 
 /// A party asks an authority to evaluate blinded identifiers.

@@ -182,7 +182,7 @@ pub(crate) fn check_epoch(
     }
     let blame = |code, why: &str| Refusal::new(code, why).blaming(Culprit::Aggregator);
     let spec = spec(manifest)?;
-    if open.epoch > spec.epochs {
+    if open.epoch > spec.epochs || open.mix >= manifest.deadlines.max_attempts {
         return Err(blame(Code::UnknownRound, "the job has no such epoch"));
     }
     let known = open.roster.iter().all(|entry| spec.block(&entry.party).is_some());

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::messages::{
     BatchFields, BatchFreeze, BatchOpen, BatchPurpose, Commit, EpochOpen, Gradient, PartyView,
     ProductAsk, ProductKey, Ready, ScoreKey, Scored, SeedShare, VerticalMessage, root_of,
+    trained_hash,
 };
 use super::work::Own;
 use super::{check_batch, check_epoch, check_members, spec};
@@ -166,6 +167,13 @@ enum Step {
     },
 }
 
+impl Step {
+    /// Whether keys of the batch were released, as far as this party knows.
+    const fn is_released(&self) -> bool {
+        !matches!(self, Self::Waiting | Self::Sealing { .. } | Self::Submitted { .. })
+    }
+}
+
 /// The batch a party is at.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Working {
@@ -193,6 +201,8 @@ pub struct PartyJob {
     ready: Verified<Ready>,
     /// The label holder's rows to train on, one bit per aligned row.
     trained: Vec<u8>,
+    /// What the first epoch bound the rows to train on by: the same in every later one.
+    bound: Option<Hash>,
     epoch: Option<Current>,
     working: Option<Working>,
     /// Batches finished here.
@@ -227,9 +237,25 @@ impl PartyJob {
         }
         let count = trained.iter().map(|byte| byte.count_ones()).sum::<u32>();
         let split = (me == spec.holder).then(|| (count, rows.saturating_sub(count)));
-        let ready = Ready { manifest: manifest.hash(), party: me.clone(), rows, order, split };
+        let own = Own { me: &me, identity: cx.identity, manifest };
+        let bound = match split {
+            Some(_) => trained_hash(own.trained_salt().expose(), &trained),
+            None => Hash([0; 32]),
+        };
+        let (manifest, party) = (manifest.hash(), me.clone());
+        let ready = Ready { manifest, party, rows, order, split, trained: bound };
         let ready = Signed::sign(ready, cx.identity);
-        let job = Self { me, package, entry, ready, trained, epoch: None, working: None, done: 0 };
+        let job = Self {
+            me,
+            package,
+            entry,
+            ready,
+            trained,
+            bound: None,
+            epoch: None,
+            working: None,
+            done: 0,
+        };
         let outputs = vec![
             Output::Log(Fact::job("job.joined", job.manifest().title.clone())),
             send(VerticalMessage::Ready(job.ready.signed().clone())),
@@ -418,6 +444,15 @@ impl PartyJob {
             if turn(&open) < turn(&current.open) {
                 return Ok(());
             }
+            // An epoch is mixed again only while nothing of it was opened.
+            let opened = current.counter > 0
+                || self.working.as_ref().is_some_and(|working| working.step.is_released());
+            if open.epoch == current.open.epoch && opened {
+                return Err(blame(
+                    Code::LabelUsed,
+                    "an epoch whose batches were opened begins again",
+                ));
+            }
             if turn(&open) == turn(&current.open) {
                 return Err(blame(
                     Code::WrongLabel,
@@ -431,7 +466,8 @@ impl PartyJob {
         let own = &self.ready;
         let same = open.rows == own.rows
             && open.order == own.order
-            && own.split.is_none_or(|split| split == open.split);
+            && own.split.is_none_or(|split| (split, own.trained) == (open.split, open.trained))
+            && self.bound.is_none_or(|bound| bound == open.trained);
         if !same {
             return Err(blame(Code::WrongLabel, "the epoch is over other rows than this party's"));
         }
@@ -442,6 +478,7 @@ impl PartyJob {
             return Ok(());
         }
         self.working = None;
+        self.bound = Some(open.trained);
         let previous = open.hash();
         let mixed = Mixed { open: open.signed().clone(), commits: Vec::new(), shares: Vec::new() };
         self.epoch = Some(Current { open, mixed, counter: 0, previous });
@@ -520,11 +557,7 @@ impl PartyJob {
                 if fields.attempt < before.attempt {
                     return Ok(());
                 }
-                let released = !matches!(
-                    working.step,
-                    Step::Waiting | Step::Sealing { .. } | Step::Submitted { .. }
-                );
-                if released || fields.attempt == before.attempt {
+                if working.step.is_released() || fields.attempt == before.attempt {
                     return Err(blame(
                         Code::LabelUsed,
                         "a batch is not opened again once its keys were released",

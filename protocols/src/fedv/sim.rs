@@ -1055,6 +1055,66 @@ fn cx_now<'a>(cx: &'a mut Context<'_>, now_ms: u64) -> Context<'a> {
     Context { now_ms, identity: cx.identity, rng: &mut *cx.rng }
 }
 
+/// What a passive party says of a label holder that seals other rows to train on to it than it bound
+/// itself to, but as many.
+///
+/// # Panics
+/// When the party accepts them.
+#[must_use]
+pub fn refusal_of_other_rows(seed: u64, plan: Plan) -> Refusal {
+    let (with, without) = plan.rows;
+    let world = World::new(seed, plan);
+    let [holder, passive, ..] = world.parties.as_slice() else { panic!("two parties") };
+    let of = |party: &PartySim,
+              act: &dyn Fn(&Own<'_>) -> Vec<Signed<super::messages::SeedShare>>| {
+        act(&Own { me: &party.name, identity: &party.identity, manifest: &world.manifest })
+    };
+    let right = row_bits((0..with + without).map(|row| row < with).collect::<Vec<_>>().into_iter());
+    let other =
+        row_bits((0..with + without).map(|row| row >= without).collect::<Vec<_>>().into_iter());
+    assert_ne!(right, other);
+    let salt = Own { me: &holder.name, identity: &holder.identity, manifest: &world.manifest }
+        .trained_salt();
+    let open = super::messages::EpochOpen {
+        manifest: world.manifest.hash(),
+        epoch: 0,
+        mix: 0,
+        align: false,
+        roster: world.parties.iter().map(|party| party.entry.clone()).collect(),
+        rows: with + without,
+        order: Hash([7; 32]),
+        split: world.plan.rows,
+        trained: super::messages::trained_hash(salt.expose(), &right),
+    };
+    let open = Signed::sign(open, &world.aggregator_identity);
+    let epoch = open.hash();
+    let commits: Vec<_> = world
+        .parties
+        .iter()
+        .map(|party| {
+            let own = Own { me: &party.name, identity: &party.identity, manifest: &world.manifest };
+            Signed::sign(own.commitment(&epoch, 0), &party.identity).signed().clone()
+        })
+        .collect();
+    let shares = |bits: &[u8]| -> Vec<Signed<super::messages::SeedShare>> {
+        let sealed = world.parties.iter().flat_map(|party| {
+            of(party, &|own| {
+                let bits = if party.name == holder.name { bits } else { &[] };
+                let shares = own.seed_shares((&epoch, &open), &commits, bits).unwrap();
+                shares
+                    .into_iter()
+                    .filter(|share| share.to == passive.name)
+                    .map(|share| Signed::sign(share, &party.identity).signed().clone())
+                    .collect()
+            })
+        });
+        sealed.collect()
+    };
+    let me = Own { me: &passive.name, identity: &passive.identity, manifest: &world.manifest };
+    assert!(me.order((&epoch, &open), &commits, &shares(&right), None).is_ok());
+    me.order((&epoch, &open), &commits, &shares(&other), None).unwrap_err()
+}
+
 /// Runs one job to its end.
 ///
 /// # Panics

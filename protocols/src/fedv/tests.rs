@@ -1,6 +1,7 @@
-use super::sim::{Faults, Plan, run};
-use crate::refusal::Code;
+use super::sim::{Faults, Plan, refusal_of_other_rows, run};
+use crate::refusal::{Code, Culprit};
 use crate::round::aggregator::Outcome;
+use crate::wire::Name;
 use crate::workload::{LabelPrivacy, VerticalModel};
 
 fn plan(model: VerticalModel, classes: usize, features: &[usize]) -> Plan {
@@ -82,4 +83,13 @@ fn feature_selection_drops_columns() {
     assert_eq!(report.weights, report.twin);
     let kept: usize = report.kept.iter().sum();
     assert!((1..10).contains(&kept), "{:?}", report.kept);
+}
+
+/// A label holder cannot give one party other rows to train on: a batch would then mix rows, and
+/// differences of such sums show one party's part.
+#[test]
+fn the_rows_to_train_on_are_bound_for_the_job() {
+    let refusal = refusal_of_other_rows(5, plan(VerticalModel::Svm, 2, &[1, 2, 2]));
+    assert_eq!(refusal.code, Code::Malformed);
+    assert_eq!(refusal.culprits, [Culprit::Party(Name::new("party-0").unwrap())]);
 }

@@ -14,7 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::linear::{Features, Targets, Weights, batches, own_products, residuals};
 use super::messages::{
     BatchFields, BatchFreeze, BatchOpen, BatchPurpose, Commit, EpochOpen, EpochSecret, Gradient,
-    ProductAsk, ProductKey, ScoreKey, SeedShare, root_of,
+    ProductAsk, ProductKey, ScoreKey, SeedShare, root_of, trained_hash,
 };
 use super::{
     WORD, authority_pair, check_members, open_words, passive, seal, seal_info, shape_of, spec,
@@ -75,6 +75,12 @@ impl Own<'_> {
         self.seed("quorate/vertical-blinds/1", &[&epoch.0])
     }
 
+    /// The salt under which the label holder binds itself to the rows that it trains on.
+    #[must_use]
+    pub fn trained_salt(&self) -> Secret<[u8; 32]> {
+        self.seed("quorate/vertical-trained-salt/1", &[])
+    }
+
     fn mask_seed(&self, label: &Label, nonce: &Nonce) -> Secret<[u8; 32]> {
         self.seed("quorate/vertical-product-masks/1", &[&label.0, &nonce.0])
     }
@@ -113,6 +119,7 @@ impl Own<'_> {
         let secret = EpochSecret {
             contribution: *self.contribution(epoch).expose(),
             trained: trained.to_vec(),
+            salt: if trained.is_empty() { [0; 32] } else { *self.trained_salt().expose() },
         };
         let plain = Zeroizing::new(encode(&secret));
         let commits = root_of(commits);
@@ -183,7 +190,7 @@ impl Own<'_> {
     ) -> Result<(Vec<(Name, Hash, Contribution)>, Vec<u8>), Refusal> {
         let spec = spec(self.manifest)?;
         let mut contributions = Vec::with_capacity(commits.len());
-        let mut trained = Vec::new();
+        let (mut trained, root) = (Vec::new(), root_of(commits));
         for (entry, commit) in open.roster.iter().zip(commits) {
             let commit = commit.verify(&entry.verify)?;
             let blame = |why: &str| {
@@ -197,15 +204,21 @@ impl Own<'_> {
                     .find(|share| share.peek().is_ok_and(|share| share.from == entry.party))
                     .ok_or_else(|| Refusal::new(Code::OutOfOrder, "a contribution is missing"))?
                     .verify(&entry.verify)?;
+                if share.commits != root {
+                    return Err(blame("a contribution revealed after other commitments"));
+                }
                 let info = seal_info("seed-share", &epoch.0, &entry.party, self.me);
                 let plain = self
                     .identity
                     .open_sealed(&info.0, &share.sealed)
                     .ok_or_else(|| blame("a contribution that does not open"))?;
-                let secret: EpochSecret =
+                let mut secret: EpochSecret =
                     decode(plain.expose()).map_err(|_| blame("a contribution that is none"))?;
-                if entry.party == spec.holder {
-                    trained = secret.trained;
+                if entry.party == spec.holder && !open.align {
+                    if trained_hash(&secret.salt, &secret.trained) != open.trained {
+                        return Err(blame("other rows to train on than those of the job"));
+                    }
+                    trained = core::mem::take(&mut secret.trained);
                 }
                 Contribution::from_bytes(Secret::new(secret.contribution))
             };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Column, MAX_NAME_BYTES, Schema, WorkloadError, distinct, real, within};
-use crate::wire::Name;
+use crate::wire::{MAX_MESSAGE_BYTES, Name};
 
 /// Most parties of a vertical job.
 pub const MAX_BLOCKS: usize = 64;
@@ -149,6 +149,21 @@ impl VerticalSpec {
     #[must_use]
     pub fn features(&self) -> u64 {
         self.blocks.iter().map(Block::features).sum()
+    }
+
+    /// Whether what is sealed for a batch, all parts of which one look may show, and one bit per row fit
+    /// a control message, with room for envelopes.
+    #[must_use]
+    pub fn fits_messages(&self, authorities: usize) -> bool {
+        let most = MAX_MESSAGE_BYTES as u64 * 5 / 8;
+        let outputs = self.outputs() as u64;
+        let passive = self.blocks.len().saturating_sub(1) as u64;
+        let authorities = authorities as u64;
+        let scores = u64::from(self.batch).saturating_mul(outputs).saturating_mul(8);
+        let products = self.features().saturating_mul(outputs).saturating_mul(8);
+        let asked = scores.saturating_mul(passive);
+        let shown = scores.saturating_add(products).saturating_mul(authorities);
+        asked.max(shown).max(self.max_rows.div_ceil(8)) <= most
     }
 
     pub(super) fn check(&self) -> Result<(), WorkloadError> {
