@@ -52,6 +52,7 @@ fn main() -> anyhow::Result<()> {
     };
     let schema = infer_schema(&table, target, &Hints::named(&name))?;
     let model = match model.as_str() {
+        "linear" => VerticalModel::Linear,
         "logistic" => VerticalModel::Logistic { taylor: false },
         "taylor" => VerticalModel::Logistic { taylor: true },
         "svm" => VerticalModel::Svm,
@@ -87,6 +88,7 @@ fn main() -> anyhow::Result<()> {
         } else {
             LabelPrivacy::Visible
         },
+        lone_changes: false,
         max_rows: 1 << 20,
     };
     let position = table.position(target)?;

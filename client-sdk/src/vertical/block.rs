@@ -103,7 +103,7 @@ fn moments(values: &[f64], chosen: &[bool]) -> (f64, f64) {
 /// The label holder's targets of `rows`, and which of them have one: a row whose target is empty is
 /// scored, not trained on.
 ///
-/// Numbers are standardised by those that are there.
+/// Numbers are scaled as the spec says.
 ///
 /// # Errors
 /// [`LearnError::Data`] naming the row when a target is no number, or none of the classes.
@@ -120,7 +120,7 @@ pub fn targets(
         LearnError::Data(format!("row {}: target {text:?} is {what}", row + 2))
     };
     let targets = match &spec.target_kind {
-        TargetKind::Real => {
+        TargetKind::Real { offset, scale } => {
             let values = rows
                 .iter()
                 .zip(&trained)
@@ -130,9 +130,7 @@ pub fn targets(
                     None => Err(wrong(*row, "no number")),
                 })
                 .collect::<Result<Vec<f64>, _>>()?;
-            let (mean, deviation) = moments(&values, &trained);
-            let scale = if deviation > 0.0 { deviation } else { 1.0 };
-            Targets::real(values.iter().map(|y| (y - mean) / scale))
+            Targets::real(values.iter().map(|y| (y - offset) / scale))
         }
         TargetKind::Classes(classes) => {
             let classes: Vec<String> = classes.iter().map(|class| canonical(class)).collect();

@@ -27,7 +27,7 @@ use super::messages::{
     BatchFields, BatchFreeze, BatchOpen, BatchPurpose, Commit, EpochOpen, Gradient, PartyView,
     ProductAsk, ProductKey, Ready, ScoreKey, Scored, SeedShare, VerticalMessage, root_of,
 };
-use super::{batch_rows, check_header, passive, spec};
+use super::{Shown, batch_rows, check_header, passive, spec};
 use crate::checks::{Check, holds};
 use crate::job::{Approval, JobPackage, Manifest, RosterEntry, roster_root};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
@@ -200,6 +200,7 @@ pub struct AggregatorJob {
     approvals: BTreeMap<Name, Verified<Approval>>,
     parties: BTreeMap<Name, Joined>,
     aligned: Option<Aligned>,
+    shown: Shown,
     epoch: u32,
     mix: u16,
     opened: u64,
@@ -227,6 +228,7 @@ impl AggregatorJob {
             approvals: BTreeMap::new(),
             parties: BTreeMap::new(),
             aligned: None,
+            shown: Shown::default(),
             epoch: 0,
             mix: 0,
             opened: 0,
@@ -663,7 +665,7 @@ impl AggregatorJob {
     }
 
     /// Opens the alignment, or the next epoch, once all parties of the job are there, or the floor and
-    /// the label holder are and the grace is over.
+    /// the label holder are, nobody's scores would stand alone, and the grace is over.
     fn try_epoch(&mut self, cx: &Context<'_>) -> Vec<AggregatorOutput> {
         let Phase::Gathering(since) = &mut self.phase else {
             return Vec::new();
@@ -689,10 +691,14 @@ impl AggregatorJob {
                     own.is_some_and(|own| (own.rows, own.order) == (rows.rows, rows.order))
                 })
         };
-        let roster: Vec<RosterEntry> =
+        let mut roster: Vec<RosterEntry> =
             self.parties.values().filter(agrees).map(|joined| joined.entry.clone()).collect();
+        // A late comer whose scores would stand alone stays out of the job.
+        if self.shown.with(&self.manifest, &roster).is_err() {
+            roster.retain(|entry| entry.party == spec.holder || self.shown.has(&entry.party));
+        }
         let passives = u32::try_from(passive(spec, &roster).count()).unwrap_or(u32::MAX);
-        if passives < self.manifest.floor() {
+        if passives < self.manifest.floor() || self.shown.with(&self.manifest, &roster).is_err() {
             return Vec::new();
         }
         let ready = *since.insert(before.unwrap_or(cx.now_ms));
@@ -973,6 +979,7 @@ impl AggregatorJob {
             return Ok(outputs);
         }
         let batch = batch.clone();
+        self.shown = self.shown.with(&self.manifest, &batch.epoch.open.roster)?;
         let freeze = BatchFreeze {
             epoch: batch.epoch.open.signed().clone(),
             open: batch.open.signed().clone(),

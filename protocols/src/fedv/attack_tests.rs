@@ -68,6 +68,7 @@ fn spec(features: &[usize], labels: LabelPrivacy, epochs: u32, batch: u32) -> Ve
         learning_rate: 0.25,
         momentum: 0.0,
         labels,
+        lone_changes: false,
         max_rows: 1 << 16,
     }
 }

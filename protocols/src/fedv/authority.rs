@@ -13,8 +13,8 @@ use super::messages::{
     BatchFreeze, BatchPurpose, Evaluate, ProductAsk, ProductKey, ScoreKey, VerticalMessage,
 };
 use super::{
-    authority_pair, check_batch, check_epoch, check_members, open_words, passive, seal, seal_info,
-    shape_of, spec, word_bytes,
+    Shown, authority_pair, check_batch, check_epoch, check_members, open_words, passive, seal,
+    seal_info, shape_of, spec, word_bytes,
 };
 use crate::checks::{Check, holds};
 use crate::job::{Approval, Manifest, Minima, evaluation_key};
@@ -80,6 +80,7 @@ pub struct AuthorityJob {
     manifest: Manifest,
     approval: Verified<Approval>,
     issued: Option<Issued>,
+    shown: Shown,
     evaluations: BTreeMap<Name, Evaluations>,
 }
 
@@ -102,10 +103,15 @@ impl AuthorityJob {
             Output::Log(Fact::job("job.approved", manifest.title.clone())),
             reply(Message::Approval(approval.signed().clone())),
         ];
-        Ok((
-            Self { me: me.clone(), manifest, approval, issued: None, evaluations: BTreeMap::new() },
-            outputs,
-        ))
+        let job = Self {
+            me: me.clone(),
+            manifest,
+            approval,
+            issued: None,
+            shown: Shown::default(),
+            evaluations: BTreeMap::new(),
+        };
+        Ok((job, outputs))
     }
 
     /// The approved manifest.
@@ -250,6 +256,7 @@ impl AuthorityJob {
             )
             .blaming(Culprit::Aggregator));
         }
+        let shown = self.shown.with(&self.manifest, &epoch.roster)?;
         let before = match open.fields.counter.checked_sub(1) {
             None => Some(epoch.hash()),
             Some(before) => self
@@ -273,6 +280,7 @@ impl AuthorityJob {
         let issued = Issued { freeze, epoch, open, label, members, ask: None };
         let key = self.make_score_key(cx, &issued)?;
         self.issued = Some(issued);
+        self.shown = shown;
         Ok(vec![Output::Log(fact), reply(Message::Vertical(VerticalMessage::ScoreKey(key)))])
     }
 

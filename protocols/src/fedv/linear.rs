@@ -5,6 +5,8 @@
 //! nothing is rounded before a sum. So training over columns at many parties equals training over
 //! the joined rows to the bit.
 
+use core::fmt;
+
 use quorate_crypto::dp::account::sigma_for_zcdp;
 use quorate_crypto::dp::{DiscreteGaussian, DpError, Ratio};
 use quorate_crypto::merkle::{Hash, hash_parts};
@@ -46,10 +48,23 @@ fn fixed(value: f64, one: f64, clip: f64) -> i64 {
 }
 
 /// One party's features of all its aligned rows, row after row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Features {
     columns: usize,
     values: Vec<i32>,
+}
+
+/// Sizes, not values.
+impl fmt::Debug for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Features({} x {})", self.rows(), self.columns)
+    }
+}
+
+impl Drop for Features {
+    fn drop(&mut self) {
+        self.values.zeroize();
+    }
 }
 
 impl Features {
@@ -270,12 +285,32 @@ fn shrink(w: &mut [i64], v: &mut [f64], amount: f64) {
 }
 
 /// The label holder's targets: per row a class number, or a standardised number at scale 2^16.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Targets {
     /// Numbers.
     Real(Vec<i64>),
     /// Class numbers.
     Classes(Vec<u32>),
+}
+
+/// The number of rows, not their targets.
+impl fmt::Debug for Targets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = match self {
+            Self::Real(values) => values.len(),
+            Self::Classes(classes) => classes.len(),
+        };
+        write!(f, "Targets({rows})")
+    }
+}
+
+impl Drop for Targets {
+    fn drop(&mut self) {
+        match self {
+            Self::Real(values) => values.zeroize(),
+            Self::Classes(classes) => classes.zeroize(),
+        }
+    }
 }
 
 impl Targets {
@@ -337,8 +372,8 @@ pub fn decision(model: VerticalModel, score: i64) -> f64 {
 #[must_use]
 pub fn label_sensitivity(spec: &VerticalSpec) -> f64 {
     let one = match (&spec.target_kind, spec.model) {
-        (TargetKind::Real, _) => 2.0 * TARGET_CLIP,
-        (_, VerticalModel::Svm) => 2.0,
+        (TargetKind::Real { .. }, _) => 2.0 * TARGET_CLIP,
+        (_, VerticalModel::Svm | VerticalModel::Linear) => 2.0,
         _ => 1.0,
     };
     // Another class moves two outputs; each moves by a unit more for its rounding.
@@ -373,9 +408,13 @@ pub fn residuals(
 ) -> Result<Zeroizing<Vec<i64>>, DpError> {
     let outputs = spec.outputs();
     let mut values = Zeroizing::new(Vec::with_capacity(scores.len()));
+    // Least squares on classes fits 1 and -1, so that the sign of a score names the class.
+    let signed =
+        matches!((spec.model, &spec.target_kind), (VerticalModel::Linear, TargetKind::Classes(_)));
     for (output, own) in scores.chunks(rows.len().max(1)).enumerate() {
         for (row, score) in rows.iter().zip(own) {
             let target = targets.of(*row, output, outputs).unwrap_or(0.0);
+            let target = if signed { 2.0 * target - 1.0 } else { target };
             let value = residual(spec.model, *score as f64 / SCORE_ONE, target);
             values.push(fixed(value, RESIDUAL_ONE, RESIDUAL_CLIP));
         }

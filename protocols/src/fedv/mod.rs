@@ -23,7 +23,7 @@
 //! # Security
 //! The aggregator sees ciphertexts, sealed messages and who takes part. An authority sees uniform
 //! vectors v_p. L sees the summed scores of every batch, and so over the epochs the Gram matrix of the
-//! passive parties' joint features. A passive party sees its own gradients: without label noise it
+//! passive parties' joint features; [`Shown`] keeps differences of sums from showing a lone party. A passive party sees its own gradients: without label noise it
 //! learns the labels from them, of small batches from the first on (measured in `attack_tests`). All of this fails if L and all authorities collude
 //! (they open every feature), or a passive party and one authority (they open u).
 //!
@@ -31,7 +31,8 @@
 //! Authority, before a score key: V1 signatures of aggregator and members; V2 manifest approved
 //! here; V3 label recomputed, epoch and batch within the job; V4 roster sorted, enrolled, in the manifest,
 //! with the label holder and at least k_min + c passive parties; V5 every passive party of the roster is
-//! in, each once; V6 the batch is later than every one before. Before a product key: V7 the ask is
+//! in, each once; V6 the batch is later than every one before, and its epoch differs from those before in
+//! no passive party or in k_min + c at least. Before a product key: V7 the ask is
 //! signed by the label holder of that batch; V8 it is the only one of the label. Party: V9 the aggregator's
 //! signature, the job's epoch, order and roster, its own keys in it; V10 every contribution is the one
 //! committed to; V11 the batch is the next of the epoch, its permutation the one mixed; V12 one
@@ -59,6 +60,8 @@ pub mod sim;
 mod tests;
 pub mod work;
 
+use std::collections::BTreeSet;
+
 use quorate_crypto::fe::product::ProductShape;
 use quorate_crypto::keys::{ExchangeKey, Identity, KeyBinding, SharedKey, ZeroSharedSecret};
 use quorate_crypto::merkle::{Hash, hash_parts};
@@ -66,6 +69,7 @@ use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::Label;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::card::{Card, Guarantee};
@@ -113,8 +117,8 @@ pub const CARD: Card = Card {
     ],
     utility: "exact: training equals training on the joined rows in fixed point to the bit; one upload \
               per party and batch, no traffic between parties",
-    leakage: "see the label holder's line; the scores of epochs with and without a party differ by about \
-              that party's own; with the label noise off a passive party learns labels from its \
+    leakage: "see the label holder's line; a job that allows lone changes shows the label holder about \
+              the scores of a party that an epoch is without; with the label noise off a passive party learns labels from its \
               gradients, of small batches from the first on",
     assumptions: &[
         "the label holder and at least one authority do not collude",
@@ -169,6 +173,57 @@ pub fn shape_of(
     }
     shape.columns = columns;
     Ok(shape)
+}
+
+/// What the scores opened so far can be told apart to: passive parties that were in and out of the same
+/// epochs. Every linear combination of the opened sums is one of these groups' sums.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shown {
+    groups: Vec<BTreeSet<Name>>,
+}
+
+impl Shown {
+    /// Whether the party was in an opened epoch.
+    pub(crate) fn has(&self, party: &Name) -> bool {
+        self.groups.iter().any(|group| group.contains(party))
+    }
+
+    /// The groups once an epoch over `roster` is opened, too.
+    ///
+    /// # Errors
+    /// [`Code::BelowFloor`] when a group would have fewer than k_min + c parties and the job does not
+    /// allow lone changes.
+    pub(crate) fn with(
+        &self,
+        manifest: &Manifest,
+        roster: &[RosterEntry],
+    ) -> Result<Self, Refusal> {
+        let spec = spec(manifest)?;
+        let mut rest: BTreeSet<Name> =
+            passive(spec, roster).map(|entry| entry.party.clone()).collect();
+        let mut groups = Vec::with_capacity(self.groups.len().saturating_add(1));
+        for group in &self.groups {
+            let (inside, outside) = group.iter().cloned().partition(|party| rest.contains(party));
+            groups.extend([inside, outside]);
+        }
+        groups.iter().flatten().for_each(|party| {
+            rest.remove(party);
+        });
+        groups.push(rest);
+        groups.retain(|group| !group.is_empty());
+        let least = manifest.k_min.saturating_add(manifest.colluders) as usize;
+        if !spec.lone_changes && groups.iter().any(|group| group.len() < least) {
+            return Err(Refusal::new(
+                Code::BelowFloor,
+                format!(
+                    "the scores of this epoch and of those before would tell of fewer than {least} \
+                     parties: wait for who is missing, or allow lone_changes in a new job"
+                ),
+            )
+            .blaming(Culprit::Aggregator));
+        }
+        Ok(Self { groups })
+    }
 }
 
 /// An epoch opening whose public fields were checked: V1, V4 but enrolment.

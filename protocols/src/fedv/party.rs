@@ -18,7 +18,7 @@ use super::messages::{
     trained_hash,
 };
 use super::work::Own;
-use super::{check_batch, check_epoch, check_members, spec};
+use super::{Shown, check_batch, check_epoch, check_members, spec};
 use crate::checks::{Check, holds};
 use crate::job::{JobPackage, Manifest, Minima, RosterEntry};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
@@ -204,6 +204,8 @@ pub struct PartyJob {
     /// What the first epoch bound the rows to train on by: the same in every later one.
     bound: Option<Hash>,
     epoch: Option<Current>,
+    /// Over the epochs whose scores were opened, as far as this party knows.
+    shown: Shown,
     working: Option<Working>,
     /// Batches finished here.
     done: u64,
@@ -253,6 +255,7 @@ impl PartyJob {
             trained,
             bound: None,
             epoch: None,
+            shown: Shown::default(),
             working: None,
             done: 0,
         };
@@ -471,6 +474,7 @@ impl PartyJob {
         if !same {
             return Err(blame(Code::WrongLabel, "the epoch is over other rows than this party's"));
         }
+        self.shown.with(self.manifest(), &open.roster)?;
         // An unanswered batch that is still this party's to finish holds the epoch up.
         if self.working.as_ref().is_some_and(|working| {
             matches!(working.step, Step::Applying { .. } | Step::Combining { .. })
@@ -632,12 +636,11 @@ impl PartyJob {
             return Ok(());
         }
         let holder = &spec(&self.package.manifest)?.holder;
-        let entry = self
-            .epoch
-            .as_ref()
-            .and_then(|current| current.open.roster.iter().find(|entry| entry.party == *holder));
+        let roster = self.epoch.as_ref().map_or(&[][..], |current| &current.open.roster);
+        let entry = roster.iter().find(|entry| entry.party == *holder);
         let entry = entry.ok_or_else(|| Refusal::new(Code::UnknownParty, "no label holder"))?;
         gradient.verify(&entry.verify)?;
+        self.shown = self.shown.with(&self.package.manifest, roster)?;
         working.step = Step::Applying { nonce, gradient: gradient.clone() };
         Ok(())
     }

@@ -1,4 +1,7 @@
-use super::sim::{Faults, Plan, refusal_of_other_rows, run};
+use std::collections::BTreeSet;
+
+use super::Shown;
+use super::sim::{Faults, Plan, job, refusal_of_other_rows, run};
 use crate::refusal::{Code, Culprit};
 use crate::round::aggregator::Outcome;
 use crate::wire::Name;
@@ -14,6 +17,8 @@ fn plan(model: VerticalModel, classes: usize, features: &[usize]) -> Plan {
         batch: 16,
         authorities: 2,
         labels: LabelPrivacy::Visible,
+        lone_changes: true,
+        given: None,
         selection: 0.0,
         faults: Faults::NONE,
     }
@@ -76,6 +81,60 @@ fn faults_change_nothing_but_the_time() {
 }
 
 /// A feature that explains nothing is dropped and sent no more; the weights stay the twin's.
+/// Without lone changes a job waits for who is missing: with three passive parties all its epochs are over
+/// the same ones.
+#[test]
+fn epochs_do_not_differ_in_a_lone_party() {
+    let base = Plan { lone_changes: false, ..plan(VerticalModel::Svm, 2, &[1, 2, 2, 2]) };
+    let mut burned = 0;
+    for seed in 0..6 {
+        let report = run(seed, Plan { faults: Faults::ALL, ..base.clone() });
+        assert_eq!(report.weights, report.twin, "seed {seed}");
+        let parties: BTreeSet<usize> = report.epochs.iter().map(|epoch| epoch.1).collect();
+        assert!(parties.len() <= 1, "seed {seed}: {:?}", report.epochs);
+        burned += report.burned;
+    }
+    assert!(burned > 0);
+}
+
+/// Sums over rosters whose combinations would single out fewer than k_min + c parties are refused.
+#[test]
+fn combinations_of_epochs_show_no_lone_party() {
+    let base = plan(VerticalModel::Svm, 2, &[1, 1, 1, 1, 1, 1, 1]);
+    let (manifest, parties) = job(1, Plan { lone_changes: false, ..base.clone() });
+    let roster = |members: &[usize]| -> Vec<_> {
+        [0].iter().chain(members).map(|i: &usize| parties[*i].clone()).collect()
+    };
+    let pair = |rosters: &[&[usize]]| {
+        rosters.iter().try_fold(Shown::default(), |shown, own| shown.with(&manifest, &roster(own)))
+    };
+    // The same again; two more; two others; two of four and the other two.
+    for allowed in [
+        &[&[1, 2][..], &[1, 2]][..],
+        &[&[1, 2], &[1, 2, 3, 4]],
+        &[&[1, 2], &[3, 4]],
+        &[&[1, 2, 3, 4], &[1, 2], &[3, 4, 5, 6], &[1, 2, 5, 6]],
+    ] {
+        assert!(pair(allowed).is_ok(), "{allowed:?}");
+    }
+    // One more; one less; one exchanged. Of the last three no two differ in a lone party, and together
+    // they show each one.
+    for refused in [
+        &[&[1, 2][..], &[1, 2, 3]][..],
+        &[&[1, 2, 3], &[1, 2]],
+        &[&[1, 2], &[1, 3]],
+        &[&[1, 2, 3, 4], &[1, 2], &[3, 4, 5, 6], &[1, 3, 5, 6]],
+        &[&[1, 2], &[1, 2, 3, 4], &[1, 3]],
+    ] {
+        let refusal = pair(refused).unwrap_err();
+        assert_eq!(refusal.code, Code::BelowFloor, "{refused:?}");
+        assert_eq!(refusal.culprits, [Culprit::Aggregator]);
+    }
+    let (manifest, _) = job(1, base);
+    let lone = Shown::default().with(&manifest, &roster(&[1, 2])).unwrap();
+    assert!(lone.with(&manifest, &roster(&[1, 2, 3])).is_ok());
+}
+
 #[test]
 fn feature_selection_drops_columns() {
     let base = plan(VerticalModel::Logistic { taylor: false }, 2, &[2, 4, 4]);

@@ -43,8 +43,14 @@ impl Block {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetKind {
-    /// A number.
-    Real,
+    /// A number y, which enters as (y - offset) / scale. Both are public: computed from the labels they
+    /// would tell of them what no noise hides.
+    Real {
+        /// About the mean.
+        offset: f64,
+        /// About the standard deviation.
+        scale: f64,
+    },
     /// One of these texts; with two, the second is the positive class.
     Classes(Vec<String>),
 }
@@ -70,7 +76,7 @@ pub enum LabelPrivacy {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VerticalModel {
-    /// Least squares on the standardised target.
+    /// Least squares on the scaled target; on classes, 1 for a row's own class and -1 for others.
     Linear,
     /// Logistic regression; one against the rest for more than two classes.
     Logistic {
@@ -115,6 +121,11 @@ pub struct VerticalSpec {
     /// How labels are kept from the passive parties.
     #[serde(default = "default_labels")]
     pub labels: LabelPrivacy,
+    /// Whether epochs may differ in fewer than k_min + c passive parties. The summed scores of a row in
+    /// two such epochs differ by little more than these parties' own. Without it a job waits for who is
+    /// missing.
+    #[serde(default)]
+    pub lone_changes: bool,
     /// Bound on the rows of one party's file.
     pub max_rows: u64,
 }
@@ -195,11 +206,14 @@ impl VerticalSpec {
             within("classes", classes.len() as u64, 2, MAX_OUTPUTS as u64)?;
             distinct("class", classes.iter())?;
         }
-        let numbers = matches!(self.target_kind, TargetKind::Real);
-        if numbers != matches!(self.model, VerticalModel::Linear) {
-            return Err(WorkloadError::Real(
-                "a linear model has a real target, the others classes:",
-            ));
+        if let TargetKind::Real { offset, scale } = self.target_kind {
+            real("target_kind.offset", offset, -1e15, 1e15)?;
+            real("target_kind.scale", scale, 1e-15, 1e15)?;
+            if !matches!(self.model, VerticalModel::Linear) {
+                return Err(WorkloadError::Real(
+                    "a real target takes a linear model, the others classes:",
+                ));
+            }
         }
         real("l2", self.l2, 0.0, 1e6)?;
         real("selection", self.selection, 0.0, 1e6)?;

@@ -196,18 +196,21 @@ async fn take_part(args: Part) -> anyhow::Result<()> {
 }
 
 /// The scores of a vertical job as CSV: the row of the label holder's file, from 1, and a value per
-/// output: a probability, or a decision value where the model has none.
+/// output: a probability, a decision value where the model has none, or a number in the target's unit.
 fn scores(spec: &VerticalSpec, finished: &VerticalFinished) -> String {
     let names: Vec<String> = match &spec.target_kind {
         TargetKind::Classes(classes) if spec.outputs() > 1 => classes.clone(),
         TargetKind::Classes(classes) => classes.last().cloned().into_iter().collect(),
-        TargetKind::Real => vec![spec.target.clone()],
+        TargetKind::Real { .. } => vec![spec.target.clone()],
+    };
+    let value = |score: &i64| match spec.target_kind {
+        TargetKind::Real { offset, scale } => offset + scale * decision(spec.model, *score),
+        TargetKind::Classes(_) => decision(spec.model, *score),
     };
     let mut text = format!("row,{}\n", names.join(","));
     for (position, own) in &finished.scores {
         let row = finished.rows.get(*position as usize).map_or(0, |row| row + 1);
-        let values: Vec<String> =
-            own.iter().map(|score| decision(spec.model, *score).to_string()).collect();
+        let values: Vec<String> = own.iter().map(|score| value(score).to_string()).collect();
         text.push_str(&format!("{row},{}\n", values.join(",")));
     }
     text

@@ -6,6 +6,10 @@
 //! state is stored and after it with all outputs lost, absent parties. Not simulated: lying
 //! parties (each check has a test of its own), broken disks. The only randomness is the seed's.
 
+mod rows;
+
+pub use rows::Given;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_crypto::fixed::FixedPoint;
@@ -38,6 +42,7 @@ use crate::wire::{Name, Signed, decode, encode};
 use crate::workload::{
     Block, Column, ColumnKind, LabelPrivacy, TargetKind, VerticalModel, VerticalSpec, Workload,
 };
+use rows::MadeUp;
 
 /// How unkind a run is, in percent.
 #[derive(Clone, Copy, Debug)]
@@ -78,8 +83,12 @@ pub struct Plan {
     pub authorities: usize,
     /// Label noise.
     pub labels: LabelPrivacy,
+    /// Whether epochs may differ in one party.
+    pub lone_changes: bool,
     /// Weight of the feature selection.
     pub selection: f64,
+    /// Rows to use instead of made-up ones.
+    pub given: Option<Given>,
     /// Faults.
     pub faults: Faults,
 }
@@ -209,7 +218,7 @@ impl World {
             })
             .collect();
         let target_kind = match plan.classes {
-            0 => TargetKind::Real,
+            0 => TargetKind::Real { offset: 0.0, scale: 1.0 },
             count => TargetKind::Classes((0..count).map(|c| format!("class-{c}")).collect()),
         };
         let spec = VerticalSpec {
@@ -226,6 +235,7 @@ impl World {
             learning_rate: 0.5,
             momentum: 0.5,
             labels: plan.labels,
+            lone_changes: plan.lone_changes,
             max_rows: 4096,
         };
         let mut salt = [0; 16];
@@ -278,62 +288,24 @@ impl World {
                 all
             })
             .collect();
-        // A row's features and target follow from its identifier.
-        let value = |party: usize, id: u32, column: usize| {
-            let hash = hash_parts(
-                "value",
-                &[
-                    &seed.to_le_bytes(),
-                    &party.to_le_bytes(),
-                    &column.to_le_bytes(),
-                    &id.to_le_bytes(),
-                ],
-            );
-            f64::from(u32::from_le_bytes(*hash.0.first_chunk().unwrap())) / f64::from(u32::MAX)
-                * 4.0
-                - 2.0
+        let made_up = MadeUp { seed, features: &plan.features, classes: plan.classes };
+        // Rows that one party alone has repeat those of others.
+        let given = |ids: &[u32]| -> Vec<u32> { ids.iter().map(|id| id % count).collect() };
+        let features_of = |party: usize, ids: &[u32]| match &plan.given {
+            Some(rows) => rows.blocks[party].select(&given(ids)),
+            None => made_up.features(party, ids),
         };
-        let hidden = |id: u32| -> f64 {
-            let of = |(party, columns): (usize, &usize)| -> f64 {
-                (0..*columns).step_by(2).map(|column| value(party, id, column)).sum()
-            };
-            plan.features.iter().enumerate().map(of).sum()
-        };
-        let values: Vec<Vec<f64>> = identifiers
-            .iter()
-            .zip(&plan.features)
-            .enumerate()
-            .map(|(party, (ids, columns))| {
-                let row = |id: &u32| {
-                    let id = *id;
-                    (0..*columns).map(move |column| (id, column))
-                };
-                ids.iter().flat_map(row).map(|(id, column)| value(party, id, column)).collect()
-            })
-            .collect();
-        let own = identifiers.first().map_or(&[][..], Vec::as_slice);
-        let targets = match plan.classes {
-            0 => Targets::real(own.iter().map(|id| hidden(*id) / 4.0)),
-            count => {
-                let most = f64::from(u32::try_from(count).unwrap_or(2) - 1);
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "small"
-                )]
-                let class =
-                    |id: &u32| ((hidden(*id) / 2.0 + most / 2.0).round().clamp(0.0, most)) as u32;
-                Targets::Classes(own.iter().map(class).collect())
-            }
+        let targets_of = |ids: &[u32]| match &plan.given {
+            Some(rows) => rows.targets.select(&given(ids)),
+            None => made_up.targets(ids),
         };
         let outputs = spec_of(&manifest).outputs();
         let parties = keys
             .into_iter()
             .zip(&plan.features)
-            .zip(values)
             .zip(identifiers)
             .enumerate()
-            .map(|(i, ((((party, identity), columns), values), identifiers))| {
+            .map(|(i, (((party, identity), columns), identifiers))| {
                 let entry = RosterEntry {
                     party: party.clone(),
                     epoch: 1,
@@ -344,8 +316,8 @@ impl World {
                 let weights = Weights::initial(&own.weights_seed(), *columns, outputs, i == 0);
                 PartySim {
                     weights,
-                    features: Features::new(*columns, values.into_iter()),
-                    targets: (i == 0).then(|| targets.clone()),
+                    features: features_of(i, &identifiers),
+                    targets: (i == 0).then(|| targets_of(&identifiers)),
                     name: party,
                     identity,
                     entry,
@@ -1053,6 +1025,13 @@ fn spec_of(manifest: &Manifest) -> &VerticalSpec {
 
 fn cx_now<'a>(cx: &'a mut Context<'_>, now_ms: u64) -> Context<'a> {
     Context { now_ms, identity: cx.identity, rng: &mut *cx.rng }
+}
+
+/// A job's manifest and its parties, the label holder first.
+#[must_use]
+pub fn job(seed: u64, plan: Plan) -> (Manifest, Vec<RosterEntry>) {
+    let world = World::new(seed, plan);
+    (world.manifest, world.parties.into_iter().map(|party| party.entry).collect())
 }
 
 /// What a passive party says of a label holder that seals other rows to train on to it than it bound
