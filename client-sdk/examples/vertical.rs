@@ -5,7 +5,7 @@
 //! cargo run --release --example vertical -- credit_default logistic 3 [epochs=10 batch=256 rate=0.5 ..]
 //! ```
 //!
-//! Models: linear, logistic, taylor, svm. The number is that of the passive parties, among whom the
+//! Models: linear, logistic, taylor, softmax, svm. The number is that of the passive parties, among whom the
 //! columns are shared out evenly; the label holder has the rest. Data sets are read from
 //! `QUORATE_DATA`, else from the folder `data`. All five folds are run.
 
@@ -14,14 +14,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use quorate_client::learn::data::{Hints, Table, infer_schema};
-use quorate_client::learn::split::hold_out;
 use quorate_client::learn::sweep::spread;
-use quorate_client::vertical::block::features;
-use quorate_client::vertical::fit::metrics;
-use quorate_client::vertical::twin::{Joined, Seeds};
-use quorate_crypto::merkle::hash_parts;
-use quorate_crypto::secret::Secret;
-use quorate_protocols::fedv::linear::Targets;
+use quorate_client::vertical::fit::held_out;
 use quorate_protocols::wire::Name;
 use quorate_protocols::workload::{Block, LabelPrivacy, TargetKind, VerticalModel, VerticalSpec};
 
@@ -55,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         "linear" => VerticalModel::Linear,
         "logistic" => VerticalModel::Logistic { taylor: false },
         "taylor" => VerticalModel::Logistic { taylor: true },
+        "softmax" => VerticalModel::Softmax,
         "svm" => VerticalModel::Svm,
         other => bail!("unknown model {other}"),
     };
@@ -91,43 +86,9 @@ fn main() -> anyhow::Result<()> {
         lone_changes: false,
         max_rows: 1 << 20,
     };
-    let position = table.position(target)?;
-    let class = |row: usize| {
-        let text = table.text(row, position);
-        schema.classes.iter().position(|class| class == text).context("not a class")
-    };
     let (mut areas, mut shares) = (Vec::new(), Vec::new());
     for fold in 0..5 {
-        let (train, test) = hold_out(&table, fold)?;
-        let rows: Vec<usize> = train.iter().chain(&test).copied().collect();
-        let trained: Vec<bool> = (0..rows.len()).map(|row| row < train.len()).collect();
-        let blocks = spec
-            .blocks
-            .iter()
-            .map(|block| features(&table, block, &rows, &trained))
-            .collect::<Result<Vec<_>, _>>()?;
-        let labels = rows.iter().map(|row| class(*row)).collect::<anyhow::Result<Vec<_>>>()?;
-        let targets = Targets::Classes(
-            labels.iter().map(|label| u32::try_from(*label)).collect::<Result<_, _>>()?,
-        );
-        let split = u32::try_from(train.len())?;
-        let of = |what: &str, parts: &[u64]| {
-            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
-            Secret::new(hash_parts("example", &[what.as_bytes(), &bytes]).0)
-        };
-        let weights: Vec<_> =
-            (0..spec.blocks.len()).map(|i| of("weights", &[i as u64, fold.into()])).collect();
-        let seeds = Seeds {
-            weights: &weights,
-            order: &|epoch| of("order", &[epoch.into(), fold.into()]),
-            noise: &|epoch, batch| of("noise", &[epoch.into(), batch.into(), fold.into()]),
-        };
-        let trained: Vec<u32> = (0..split).collect();
-        let joined = Joined { spec: &spec, blocks: &blocks, targets: &targets, trained: &trained };
-        let models = joined.train(&seeds)?;
-        let held_out: Vec<u32> = (split..u32::try_from(rows.len())?).collect();
-        let scores = joined.scores(&models, &held_out);
-        let (area, share) = metrics(&spec, &scores, &labels[train.len()..]);
+        let (area, share) = held_out(&table, &spec, fold, 1)?;
         areas.push(area);
         shares.push(share);
     }

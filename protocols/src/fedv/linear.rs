@@ -345,26 +345,52 @@ impl Targets {
     }
 }
 
-/// The derivative of a row's loss by its score, without noise.
-fn residual(model: VerticalModel, score: f64, target: f64) -> f64 {
+/// Turns a row's scores, one per output, into the probabilities that the model has.
+fn link(model: VerticalModel, scores: &mut [f64]) {
     match model {
-        VerticalModel::Linear => score - target,
-        VerticalModel::Logistic { taylor: false } => 1.0 / (1.0 + libm::exp(-score)) - target,
-        VerticalModel::Logistic { taylor: true } => score / 4.0 + 0.5 - target,
-        VerticalModel::Svm => {
-            let sign = 2.0 * target - 1.0;
-            if sign * score < 1.0 { -sign } else { 0.0 }
+        VerticalModel::Linear | VerticalModel::Svm => {}
+        VerticalModel::Logistic { .. } => {
+            scores.iter_mut().for_each(|score| *score = 1.0 / (1.0 + libm::exp(-*score)));
+        }
+        VerticalModel::Softmax => {
+            let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            scores.iter_mut().for_each(|score| *score = libm::exp(*score - most));
+            let sum: f64 = scores.iter().sum();
+            scores.iter_mut().for_each(|score| *score /= sum);
         }
     }
 }
 
-/// A probability, or a decision value, from a score at scale 2^36.
+/// Probabilities, or decision values where the model has none, from a row's scores at scale 2^36.
 #[must_use]
-pub fn decision(model: VerticalModel, score: i64) -> f64 {
-    let score = score as f64 / SCORE_ONE;
-    match model {
-        VerticalModel::Logistic { .. } => 1.0 / (1.0 + libm::exp(-score)),
-        VerticalModel::Linear | VerticalModel::Svm => score,
+pub fn decisions(model: VerticalModel, scores: &[i64]) -> Vec<f64> {
+    let mut values: Vec<f64> = scores.iter().map(|score| *score as f64 / SCORE_ONE).collect();
+    link(model, &mut values);
+    values
+}
+
+/// Turns a row's scores into the derivatives of its loss by them, without noise.
+///
+/// Least squares on classes fits 1 and -1, so that the sign of a score names the class.
+fn row_residuals(spec: &VerticalSpec, targets: &Targets, row: u32, scores: &mut [f64]) {
+    let outputs = scores.len();
+    let signed = matches!(
+        (spec.model, &spec.target_kind),
+        (VerticalModel::Linear | VerticalModel::Svm, TargetKind::Classes(_))
+    );
+    let taylor = matches!(spec.model, VerticalModel::Logistic { taylor: true });
+    if !taylor {
+        link(spec.model, scores);
+    }
+    for (output, value) in scores.iter_mut().enumerate() {
+        let target = targets.of(row, output, outputs).unwrap_or(0.0);
+        let target = if signed { 2.0 * target - 1.0 } else { target };
+        *value = match spec.model {
+            VerticalModel::Svm if target * *value < 1.0 => -target,
+            VerticalModel::Svm => 0.0,
+            _ if taylor => *value / 4.0 + 0.5 - target,
+            _ => *value - target,
+        };
     }
 }
 
@@ -408,16 +434,16 @@ pub fn residuals(
 ) -> Result<Zeroizing<Vec<i64>>, DpError> {
     let outputs = spec.outputs();
     let mut values = Zeroizing::new(Vec::with_capacity(scores.len()));
-    // Least squares on classes fits 1 and -1, so that the sign of a score names the class.
-    let signed =
-        matches!((spec.model, &spec.target_kind), (VerticalModel::Linear, TargetKind::Classes(_)));
-    for (output, own) in scores.chunks(rows.len().max(1)).enumerate() {
-        for (row, score) in rows.iter().zip(own) {
-            let target = targets.of(*row, output, outputs).unwrap_or(0.0);
-            let target = if signed { 2.0 * target - 1.0 } else { target };
-            let value = residual(spec.model, *score as f64 / SCORE_ONE, target);
-            values.push(fixed(value, RESIDUAL_ONE, RESIDUAL_CLIP));
-        }
+    values.resize(scores.len(), 0);
+    let mut own = Zeroizing::new(vec![0.0; outputs]);
+    for (at, row) in rows.iter().enumerate() {
+        let of_row = scores.iter().skip(at).step_by(rows.len().max(1));
+        own.iter_mut().zip(of_row).for_each(|(own, score)| *own = *score as f64 / SCORE_ONE);
+        row_residuals(spec, targets, *row, &mut own);
+        let values = values.iter_mut().skip(at).step_by(rows.len().max(1));
+        values.zip(own.iter()).for_each(|(value, own)| {
+            *value = fixed(*own, RESIDUAL_ONE, RESIDUAL_CLIP);
+        });
     }
     if let Some(sigma) = label_sigma(spec) {
         let sampler = DiscreteGaussian::new(Ratio::above(sigma * sigma, 0)?)?;

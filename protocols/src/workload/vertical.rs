@@ -83,6 +83,8 @@ pub enum VerticalModel {
         /// The published form's second-order approximation of the loss instead of the sigmoid.
         taylor: bool,
     },
+    /// Multinomial logistic regression: the softmax over one output per class, for more than two.
+    Softmax,
     /// Linear support vector machine by the hinge loss; one against the rest for more than two
     /// classes.
     Svm,
@@ -205,6 +207,9 @@ impl VerticalSpec {
         if let TargetKind::Classes(classes) = &self.target_kind {
             within("classes", classes.len() as u64, 2, MAX_OUTPUTS as u64)?;
             distinct("class", classes.iter())?;
+        }
+        if matches!(self.model, VerticalModel::Softmax) && self.outputs() < 3 {
+            return Err(WorkloadError::Real("softmax takes more than two classes:"));
         }
         if let TargetKind::Real { offset, scale } = self.target_kind {
             real("target_kind.offset", offset, -1e15, 1e15)?;

@@ -11,7 +11,7 @@ use quorate_client::learn::data::Table;
 use quorate_client::ledger::Ledgers;
 use quorate_client::party::{Party, PartyConfig, PartyEvent, VerticalFinished};
 use quorate_client::trainer::CsvTrainer;
-use quorate_protocols::fedv::linear::decision;
+use quorate_protocols::fedv::linear::decisions;
 use quorate_protocols::job::Minima;
 use quorate_protocols::policy::Spent;
 use quorate_protocols::wire::Name;
@@ -203,14 +203,15 @@ fn scores(spec: &VerticalSpec, finished: &VerticalFinished) -> String {
         TargetKind::Classes(classes) => classes.last().cloned().into_iter().collect(),
         TargetKind::Real { .. } => vec![spec.target.clone()],
     };
-    let value = |score: &i64| match spec.target_kind {
-        TargetKind::Real { offset, scale } => offset + scale * decision(spec.model, *score),
-        TargetKind::Classes(_) => decision(spec.model, *score),
+    let value = |value: f64| match spec.target_kind {
+        TargetKind::Real { offset, scale } => offset + scale * value,
+        TargetKind::Classes(_) => value,
     };
     let mut text = format!("row,{}\n", names.join(","));
     for (position, own) in &finished.scores {
         let row = finished.rows.get(*position as usize).map_or(0, |row| row + 1);
-        let values: Vec<String> = own.iter().map(|score| value(score).to_string()).collect();
+        let values: Vec<String> =
+            decisions(spec.model, own).into_iter().map(|v| value(v).to_string()).collect();
         text.push_str(&format!("{row},{}\n", values.join(",")));
     }
     text
