@@ -1,6 +1,7 @@
 //! The wire format, and what hostile bytes may do to it: nothing.
 
 use proptest::prelude::*;
+use quorate_protocols::fedv::sim::fuzz as vertical;
 use quorate_protocols::round::messages::{Message, SubmitHeader};
 use quorate_protocols::sim::fuzz;
 use quorate_protocols::wire::Signed;
@@ -15,6 +16,8 @@ fn hex(bytes: &[u8]) -> String {
 fn present() -> String {
     let mut lines = vec![format!("submit-header {}", hex(fuzz::header_sample()))];
     lines.extend(fuzz::samples().iter().map(|(name, bytes)| format!("{name} {}", hex(bytes))));
+    let all = vertical::samples().iter();
+    lines.extend(all.map(|(name, bytes)| format!("{name} {}", hex(bytes))));
     lines.join("\n") + "\n"
 }
 
@@ -30,6 +33,7 @@ fn the_wire_format_is_the_committed_one() {
     }
     assert_eq!(golden.lines().count(), present().lines().count());
     assert_eq!(fuzz::samples().len(), 18, "one of each message");
+    assert_eq!(vertical::samples().len(), 11, "one of each message of vertical jobs");
 }
 
 #[test]
@@ -45,6 +49,15 @@ fn samples_read_back() {
         longer.push(0);
         assert!(Message::from_wire(&longer).is_err(), "{name} with a byte more");
     }
+    for (name, bytes) in vertical::samples() {
+        assert_eq!(Message::from_wire(bytes).expect(name).to_wire(), *bytes, "{name}");
+        vertical::fuzz_message(bytes);
+        // What a seed share or a key seals, 100 bytes and more, is cut anywhere to the same effect.
+        for cut in (0..bytes.len()).step_by(1 + bytes.len() / 400) {
+            assert!(Message::from_wire(&bytes[..cut]).is_err(), "{name} cut at {cut}");
+        }
+    }
+    vertical::views().into_iter().for_each(vertical::fuzz_view);
     let header = fuzz::header_sample();
     assert_eq!(header.len(), 256);
     fuzz::fuzz_submit_header(header);
@@ -110,6 +123,23 @@ proptest! {
         fuzz::fuzz_message(&mutated(bytes, &edits, cut));
         // The body of a signed sample, signed again: 3 bytes of frame and 1 of variant come first.
         fuzz::fuzz_signed(&mutated(&bytes[4..], &edits, cut));
+    }
+
+    #[test]
+    fn mutated_vertical_messages_never_panic(
+        which in any::<usize>(),
+        edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
+        cut in 0usize..4_000,
+    ) {
+        let samples = vertical::samples();
+        let bytes = samples.values().nth(which % samples.len()).expect("a sample");
+        vertical::fuzz_message(&mutated(bytes, &edits, cut));
+        // The body of a signed sample: 3 bytes of frame and 2 of variants come first.
+        vertical::fuzz_signed(&mutated(&bytes[5..], &edits, cut));
+        let views = vertical::views();
+        vertical::fuzz_view(&mutated(views[which % views.len()], &edits, cut));
+        let states = vertical::states();
+        vertical::fuzz_state(&mutated(states[which % states.len()], &edits, usize::MAX));
     }
 
     #[test]

@@ -45,7 +45,8 @@ fn training_equals_the_plain_twin_to_the_bit() {
             assert_eq!(report.outcome, Outcome::Done, "{plan:?}");
             assert_eq!(report.weights, report.twin, "{plan:?}");
             assert_eq!(report.scores.0, report.scores.1, "{plan:?}");
-            assert_eq!(report.scores.0.len(), 7);
+            let outputs = if classes > 2 { classes } else { 1 };
+            assert_eq!(report.scores.0.len(), 7 * outputs);
             // 50 rows are three batches of 16 in each epoch, 7 rows are one more.
             assert_eq!(report.epochs, [0, 1, 2].map(|epoch| (epoch, features.len(), 3)));
             assert_eq!((report.opened, report.burned), (10, 0));

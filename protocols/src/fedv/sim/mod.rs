@@ -6,6 +6,7 @@
 //! state is stored and after it with all outputs lost, absent parties. Not simulated: lying
 //! parties (each check has a test of its own), broken disks. The only randomness is the seed's.
 
+pub mod fuzz;
 mod rows;
 
 pub use rows::Given;
@@ -93,6 +94,9 @@ pub struct Plan {
     pub faults: Faults,
 }
 
+/// Scores by row and output.
+pub type Scores = BTreeMap<(u32, u32), i64>;
+
 /// What came out of a run.
 #[derive(Debug)]
 pub struct Report {
@@ -102,8 +106,8 @@ pub struct Report {
     pub weights: Vec<(Name, Hash)>,
     /// The same of the twin, trained on joined plaintext rows in the order of the opened batches.
     pub twin: Vec<(Name, Hash)>,
-    /// Scores of the rows without a label, by row, and the twin's.
-    pub scores: (BTreeMap<u32, i64>, BTreeMap<u32, i64>),
+    /// Scores of the rows without a label, by row and output, and the twin's.
+    pub scores: (Scores, Scores),
     /// Batches opened.
     pub opened: u64,
     /// Attempts that were burned.
@@ -167,7 +171,7 @@ struct World {
     manifest: Manifest,
     parcels: Vec<Parcel>,
     opened: Vec<Opened>,
-    scores: BTreeMap<u32, i64>,
+    scores: Scores,
     /// The common tags.
     common: Vec<u8>,
     burned: u32,
@@ -588,8 +592,9 @@ impl World {
                     BatchPurpose::Score => {
                         let outputs = spec_of(&manifest).outputs();
                         assert_eq!(scores.len(), rows.len() * outputs);
-                        for (row, score) in rows.iter().zip(&scores) {
-                            self.scores.insert(*row, *score);
+                        for (output, scores) in (0u32..).zip(scores.chunks(rows.len())) {
+                            let keys = rows.iter().map(|row| (*row, output));
+                            self.scores.extend(keys.zip(scores.iter().copied()));
                         }
                         Vec::new()
                     }
@@ -927,7 +932,7 @@ impl World {
 
     /// The same training on joined plaintext rows, batch by batch: a second, plain computation of
     /// scores and products, in wide integers.
-    fn twin(&self) -> (Vec<(Name, Hash)>, BTreeMap<u32, i64>) {
+    fn twin(&self) -> (Vec<(Name, Hash)>, Scores) {
         let spec = spec_of(&self.manifest);
         let outputs = spec.outputs();
         let holder = self.parties.first();
@@ -1001,7 +1006,8 @@ impl World {
         let scores = (0u32..)
             .zip(ids)
             .filter(|(_, id)| **id < without)
-            .map(|(row, _)| (row, score(&models, &all, row, 0)))
+            .flat_map(|(row, _)| (0u32..).take(outputs).map(move |output| (row, output)))
+            .map(|(row, output)| ((row, output), score(&models, &all, row, output as usize)))
             .collect();
         let hashes = self
             .parties
