@@ -128,7 +128,8 @@ fn clock_ns(clock: ClockId) -> u64 {
 }
 
 /// CPU nanoseconds of this thread.
-fn cpu_ns() -> u64 {
+#[must_use]
+pub fn cpu_ns() -> u64 {
     clock_ns(ClockId::ThreadCPUTime)
 }
 
