@@ -1,9 +1,11 @@
-//! `quorate bench sum`: what one secure sum costs, by role, against bare primitives.
+//! `quorate bench`: what one secure sum costs, by role, against bare primitives; what one epoch of vertical
+//! training costs.
 //!
 //! All times are CPU time of one thread, unless their name says otherwise.
 
 mod functional;
 mod threshold;
+pub mod vertical;
 
 use std::fmt::Arguments;
 use std::io::Write as _;
@@ -126,7 +128,8 @@ fn clock_ns(clock: ClockId) -> u64 {
 }
 
 /// CPU nanoseconds of this thread.
-fn cpu_ns() -> u64 {
+#[must_use]
+pub fn cpu_ns() -> u64 {
     clock_ns(ClockId::ThreadCPUTime)
 }
 

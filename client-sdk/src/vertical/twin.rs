@@ -41,7 +41,6 @@ impl Joined<'_> {
     /// [`DpError`] when no sampler has the job's label noise.
     pub fn train(&self, seeds: &Seeds<'_>) -> Result<Vec<Weights>, DpError> {
         let spec = self.spec;
-        let outputs = spec.outputs();
         let mut models: Vec<Weights> = spec
             .blocks
             .iter()
@@ -49,23 +48,36 @@ impl Joined<'_> {
             .zip(seeds.weights)
             .map(|((block, features), seed)| {
                 let holder = block.party == spec.holder;
-                Weights::initial(seed, features.columns(), outputs, holder)
+                Weights::initial(seed, features.columns(), spec.outputs(), holder)
             })
             .collect();
         for epoch in 0..spec.epochs {
             let order = (seeds.order)(epoch);
             let batches = batches(self.trained, spec.batch as usize, &order);
             for (counter, rows) in (0u32..).zip(&batches) {
-                let scores = self.scores(&models, rows);
-                let seed = (seeds.noise)(epoch, counter);
-                let residuals = residuals(spec, self.targets, rows, &scores, &seed)?;
-                for (features, model) in self.blocks.iter().zip(&mut models) {
-                    let products = products(features, rows, &residuals, outputs);
-                    model.step(spec, rows.len(), &products, &residuals);
-                }
+                self.step(&mut models, rows, &(seeds.noise)(epoch, counter))?;
             }
         }
         Ok(models)
+    }
+
+    /// One batch: moves every block's weights.
+    ///
+    /// # Errors
+    /// [`DpError`] when no sampler has the job's label noise.
+    pub fn step(
+        &self,
+        models: &mut [Weights],
+        rows: &[u32],
+        noise: &Secret<[u8; 32]>,
+    ) -> Result<(), DpError> {
+        let scores = self.scores(models, rows);
+        let residuals = residuals(self.spec, self.targets, rows, &scores, noise)?;
+        for (features, model) in self.blocks.iter().zip(models) {
+            let products = products(features, rows, &residuals, self.spec.outputs());
+            model.step(self.spec, rows.len(), &products, &residuals);
+        }
+        Ok(())
     }
 
     /// Scores of `rows` at scale 2^36, one output after the other.

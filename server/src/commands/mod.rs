@@ -49,7 +49,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Train in the clear over recorded sets and print the model's hash.
     Plain(plain::PlainArgs),
-    /// Measure one secure sum on one core.
+    /// Measure one secure sum, or one epoch of vertical training.
     Bench {
         #[command(subcommand)]
         what: BenchCommand,
@@ -70,6 +70,8 @@ enum Command {
 enum BenchCommand {
     /// One sum under one scheme, with the bare primitives beside it.
     Sum(crate::bench::BenchSum),
+    /// One epoch of vertical training, all roles in this process.
+    Vertical(crate::bench::vertical::BenchVertical),
 }
 
 fn write_line(text: std::fmt::Arguments<'_>) {
@@ -100,6 +102,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(args).await,
         Command::Plain(args) => plain::run(&args),
         Command::Bench { what: BenchCommand::Sum(args) } => crate::bench::run(&args),
+        Command::Bench { what: BenchCommand::Vertical(args) } => crate::bench::vertical::run(&args),
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
         Command::Dp(args) => dp::run(&args),

@@ -35,6 +35,8 @@ mod primes;
 mod proof;
 mod public;
 mod share;
+#[cfg(any(test, feature = "testkit"))]
+pub mod single;
 mod size;
 mod table;
 pub mod testkit;
