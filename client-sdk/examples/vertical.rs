@@ -18,9 +18,7 @@ use quorate_client::learn::split::hold_out;
 use quorate_client::learn::sweep::spread;
 use quorate_client::vertical::block::features;
 use quorate_client::vertical::fit::metrics;
-use quorate_client::vertical::twin::{Joined, Seeds};
-use quorate_crypto::merkle::hash_parts;
-use quorate_crypto::secret::Secret;
+use quorate_client::vertical::twin::Joined;
 use quorate_protocols::fedv::linear::Targets;
 use quorate_protocols::wire::Name;
 use quorate_protocols::workload::{Block, LabelPrivacy, TargetKind, VerticalModel, VerticalSpec};
@@ -109,20 +107,9 @@ fn main() -> anyhow::Result<()> {
             labels.iter().map(|label| u32::try_from(*label)).collect::<Result<_, _>>()?,
         );
         let split = u32::try_from(train.len())?;
-        let of = |what: &str, parts: &[u64]| {
-            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
-            Secret::new(hash_parts("example", &[what.as_bytes(), &bytes]).0)
-        };
-        let weights: Vec<_> =
-            (0..spec.blocks.len()).map(|i| of("weights", &[i as u64, fold.into()])).collect();
-        let seeds = Seeds {
-            weights: &weights,
-            order: &|epoch| of("order", &[epoch.into(), fold.into()]),
-            noise: &|epoch, batch| of("noise", &[epoch.into(), batch.into(), fold.into()]),
-        };
         let trained: Vec<u32> = (0..split).collect();
         let joined = Joined { spec: &spec, blocks: &blocks, targets: &targets, trained: &trained };
-        let models = joined.train(&seeds)?;
+        let models = joined.simulate(fold.into())?;
         let held_out: Vec<u32> = (split..u32::try_from(rows.len())?).collect();
         let scores = joined.scores(&models, &held_out);
         let (area, share) = metrics(&spec, &scores, &labels[train.len()..]);

@@ -1,36 +1,75 @@
 //! How well a vertical model fits rows whose labels are known.
 
 use quorate_protocols::fedv::linear::decision;
-use quorate_protocols::workload::VerticalSpec;
+use quorate_protocols::workload::{VerticalModel, VerticalSpec};
 
 use crate::learn::metrics::{auc, macro_auc};
+
+/// Probabilities or decision values of scores at scale 2^36: per output one for each of `rows` rows.
+#[must_use]
+pub fn decisions(spec: &VerticalSpec, scores: &[i64], rows: usize) -> Vec<Vec<f64>> {
+    let of = |own: &[i64]| own.iter().map(|score| decision(spec.model, *score)).collect();
+    scores.chunks(rows.max(1)).map(of).collect()
+}
 
 /// AUC and accuracy of scores at scale 2^36, one output after the other, on rows of class numbers
 /// `labels`; for more than two classes the mean AUC of one class against the rest.
 #[must_use]
 pub fn metrics(spec: &VerticalSpec, scores: &[i64], labels: &[usize]) -> (f64, f64) {
-    let outputs = spec.outputs();
-    let rows = labels.len().max(1);
-    let by_output: Vec<Vec<f64>> = scores
-        .chunks(rows)
-        .map(|own| own.iter().map(|score| decision(spec.model, *score)).collect())
-        .collect();
-    let mut right = 0usize;
-    for (row, label) in labels.iter().enumerate() {
-        let named = if outputs == 1 {
-            usize::from(scores[row] > 0)
-        } else {
-            (1..outputs).fold(0, |best, class| {
-                if scores[class * rows + row] > scores[best * rows + row] { class } else { best }
-            })
-        };
-        right += usize::from(named == *label);
-    }
-    let area = if outputs == 1 {
-        let positive: Vec<bool> = labels.iter().map(|label| *label == 1).collect();
-        auc(&by_output[0], &positive)
-    } else {
-        macro_auc(&by_output, labels)
+    classified(spec.model, &decisions(spec, scores, labels.len()), labels)
+}
+
+/// The same of [`decisions`].
+#[must_use]
+pub fn classified(model: VerticalModel, by_output: &[Vec<f64>], labels: &[usize]) -> (f64, f64) {
+    let value = |output: usize, row: usize| {
+        by_output.get(output).and_then(|own| own.get(row)).copied().unwrap_or(f64::NAN)
     };
-    (area, right as f64 / rows as f64)
+    let middle = if matches!(model, VerticalModel::Logistic { .. }) { 0.5 } else { 0.0 };
+    let named = |row: usize| match by_output.len() {
+        0 | 1 => usize::from(value(0, row) > middle),
+        outputs => (1..outputs)
+            .fold(0, |best, class| if value(class, row) > value(best, row) { class } else { best }),
+    };
+    let right = labels.iter().enumerate().filter(|(row, label)| named(*row) == **label).count();
+    let area = match by_output {
+        [only] => {
+            let positive: Vec<bool> = labels.iter().map(|label| *label == 1).collect();
+            auc(only, &positive)
+        }
+        several => macro_auc(several, labels),
+    };
+    (area, right as f64 / labels.len().max(1) as f64)
+}
+
+/// R^2: the share of the variance of `truth` that `predicted` explains; NaN for a constant truth.
+#[must_use]
+pub fn explained(predicted: &[f64], truth: &[f64]) -> f64 {
+    let mean = truth.iter().sum::<f64>() / truth.len() as f64;
+    let all: f64 = truth.iter().map(|y| (y - mean) * (y - mean)).sum();
+    let rest: f64 = truth.iter().zip(predicted).map(|(y, p)| (y - p) * (y - p)).sum();
+    1.0 - rest / all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_output_is_compared_with_the_middle_and_several_with_each_other() {
+        let logistic = VerticalModel::Logistic { taylor: false };
+        let labels = [1, 0, 1, 0];
+        let fit = |model, values: &[f64]| classified(model, &[values.to_vec()], &labels);
+        assert_eq!(fit(logistic, &[0.9, 0.1, 0.4, 0.2]), (1.0, 0.75));
+        assert_eq!(fit(VerticalModel::Svm, &[0.9, 0.1, -0.4, -0.2]), (0.5, 0.5));
+        let by_output = [vec![0.1, 0.6], vec![0.2, 0.5], vec![0.9, 0.4]];
+        assert_eq!(classified(logistic, &by_output, &[2, 1]).1, 0.5);
+    }
+
+    #[test]
+    fn a_mean_explains_nothing_and_the_truth_all() {
+        let truth = [1.0, 2.0, 6.0];
+        assert_eq!(explained(&truth, &truth), 1.0);
+        assert_eq!(explained(&[3.0; 3], &truth), 0.0);
+    }
 }
