@@ -293,6 +293,13 @@ pub struct PartyConfig {
     /// # Security
     /// Whoever knows the seed takes this party's share of the noise off every sum.
     pub noise_seed: Option<[u8; 32]>,
+    /// Keeps what another process needs to repeat a vertical job in the clear:
+    /// [`VerticalFinished::replay`]. Demonstrations and tests only.
+    ///
+    /// # Security
+    /// Whoever has it knows this party's first weights, which rows shared a batch and, of the label
+    /// holder, the noise on its labels.
+    pub replayable: bool,
     /// How long an unreachable peer is tried again.
     pub patience: Duration,
     /// Where progress is reported.
@@ -320,6 +327,7 @@ impl PartyConfig {
             max_epsilon: None,
             data_set: None,
             noise_seed: None,
+            replayable: false,
             patience: Duration::from_secs(600),
             events: Arc::new(|_| {}),
         })
@@ -382,6 +390,7 @@ struct Inner {
     allow_repeated_plaintexts: bool,
     ledgers: Ledgers,
     noise_seed: Option<[u8; 32]>,
+    replayable: bool,
     certificates: Certificates,
     events: Events,
 }
@@ -445,6 +454,9 @@ impl Party {
         if config.noise_seed.is_some() {
             tracing::warn!("the noise comes from a given seed: it hides nothing from who knows it");
         }
+        if config.replayable {
+            tracing::warn!("what repeats a vertical job is kept: it undoes the label noise");
+        }
         let store = Store::open(&config.store).await?;
         let http = Transport::new(config.patience)?;
         keys::pin_party(&store, &config.name).await?;
@@ -492,6 +504,7 @@ impl Party {
             allow_repeated_plaintexts: config.allow_repeated_plaintexts,
             ledgers: Ledgers::new(config.max_epsilon, Some(data_set)),
             noise_seed: config.noise_seed,
+            replayable: config.replayable,
             certificates,
             events: config.events,
         };

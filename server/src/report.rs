@@ -10,6 +10,7 @@ mod svg;
 #[cfg(test)]
 mod tests;
 mod threshold;
+mod vertical;
 
 use core::fmt;
 
@@ -17,6 +18,10 @@ use serde::Serialize;
 
 pub use threshold::{
     Curve, RealRound, RealRun, RegimeRow, Spread, ThresholdReport, render_threshold_html,
+};
+pub use vertical::{
+    AloneRow, Comparison, CostRow, EpochRow, RoleRow, SchemeRow, TrafficRow, VerticalReport,
+    render_vertical_html,
 };
 
 /// All that the demo's report shows.

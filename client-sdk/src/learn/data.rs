@@ -239,6 +239,22 @@ pub fn infer_schema(table: &Table, target: &str, hints: &Hints) -> Result<Schema
         )));
     }
     classes.sort_by(|a, b| natural_order(a, b));
+    let columns = infer_columns(table, target, hints)?;
+    Ok(Schema { columns, target: target.to_owned(), classes })
+}
+
+/// The feature columns of `table` for predicting `target`, whatever that holds: as [`infer_schema`]
+/// finds them.
+///
+/// # Errors
+/// [`LearnError::Data`] when there is none, a hint names no column, or a numeric column has missing
+/// values.
+pub fn infer_columns(
+    table: &Table,
+    target: &str,
+    hints: &Hints,
+) -> Result<Vec<Column>, LearnError> {
+    let target_column = table.position(target)?;
     let listed = |list: &[String], name: &String| list.contains(name);
     for name in hints.categorical.iter().chain(&hints.ignored) {
         table.position(name)?;
@@ -259,7 +275,7 @@ pub fn infer_schema(table: &Table, target: &str, hints: &Hints) -> Result<Schema
     if columns.is_empty() {
         return Err(LearnError::Data("no column can serve as a feature".to_owned()));
     }
-    Ok(Schema { columns, target: target.to_owned(), classes })
+    Ok(columns)
 }
 
 fn all_numbers(table: &Table, column: usize) -> bool {

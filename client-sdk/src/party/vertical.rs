@@ -27,7 +27,6 @@ use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::aggregator::Outcome;
 use quorate_protocols::round::messages::{BulkRef, Message, SubmitHeader};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, decode, encode};
-use quorate_protocols::workload::VerticalSpec;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
@@ -43,7 +42,8 @@ use crate::learn::data::Table;
 use crate::store::{Batch, StoreError};
 use crate::transport::{Ask, Backoff, CallError};
 use crate::vertical::block;
-use crate::vertical::identify::{Case, Characters, ColumnRule, IdentifierRule};
+use crate::vertical::identify::IdentifierRule;
+use crate::vertical::replay::Replay;
 
 /// Kind of the records that hold a vertical machine with its aligned rows.
 const MACHINE: &str = "vertical-party";
@@ -53,6 +53,8 @@ const WEIGHTS: &str = "vertical-weights";
 const CIPHERTEXT: &str = "vertical-ciphertext";
 /// Kind of the records with opened scores, by job and batch.
 const SCORES: &str = "vertical-scores";
+/// Kind of the records with the seeds of orders, by job and epoch: of replayable jobs only.
+const ORDERS: &str = "vertical-orders";
 /// Bits of a batch's number among the evaluations of one alignment.
 const BATCH_BITS: u32 = 20;
 
@@ -70,6 +72,9 @@ pub struct VerticalFinished {
     pub scores: BTreeMap<u32, Vec<i64>>,
     /// Batches this party finished.
     pub batches: u64,
+    /// What repeats the job, where [`PartyConfig::replayable`](super::PartyConfig::replayable) asked
+    /// for it.
+    pub replay: Option<Replay>,
 }
 
 /// What is stored of a job.
@@ -222,16 +227,6 @@ async fn submit(
     }
 }
 
-/// The columns by which this job's rows are identified.
-fn identifier_rule(spec: &VerticalSpec) -> IdentifierRule {
-    let column = |name: &String| ColumnRule {
-        column: name.clone(),
-        case: Case::Lower,
-        characters: Characters::All,
-    };
-    IdentifierRule { columns: spec.identifiers.iter().map(column).collect() }
-}
-
 /// Finds the rows that all parties have, and makes the party's machine.
 async fn align_rows(
     party: &Inner,
@@ -248,7 +243,7 @@ async fn align_rows(
         )
         .into());
     }
-    let identifiers = identifier_rule(spec).identifiers(table).map_err(learn)?;
+    let identifiers = IdentifierRule::of(spec).identifiers(table).map_err(learn)?;
     let declared = u32::try_from(identifiers.len())
         .map_err(|_| PartyError::Config("over 2^32 rows".to_owned()))?;
     if u64::from(declared) > spec.max_rows {
@@ -535,12 +530,45 @@ impl<'a> Run<'a> {
         for space in ["own", "frozen"] {
             blobs.delete_namespace(&format!("{}/vertical/{space}", self.job)).await?;
         }
+        let replay = if self.party.replayable { Some(self.replay().await?) } else { None };
         Ok(VerticalFinished {
             outcome,
             weights: self.weights.clone(),
             rows: self.rows.clone(),
             scores,
             batches: self.machine.done(),
+            replay,
+        })
+    }
+
+    /// What repeats this party's part of the job in the clear.
+    async fn replay(&self) -> Result<Replay, PartyError> {
+        let (own, spec) = (self.own(), spec(&self.manifest)?);
+        let prefix = format!("{}/", self.id);
+        let mut orders = Vec::new();
+        for (_, seed) in self.party.store.list_records(ORDERS, &prefix).await? {
+            let seed: [u8; 32] = seed.try_into().map_err(|_| StoreError::BadNumber)?;
+            orders.push(Hex32(seed));
+        }
+        // The order of the rows that are only scored is none.
+        orders.truncate(spec.epochs as usize);
+        let mut noise = Vec::new();
+        if spec.holder == self.party.name {
+            let trained = self.machine.trained().unwrap_or(&[]);
+            let rows = trained.iter().map(|byte| byte.count_ones()).sum::<u32>();
+            let batches = rows.checked_div(spec.batch).unwrap_or(0);
+            let of_epoch = |epoch| {
+                let seed = |batch| Hex32(*own.noise_seed((epoch, batch)).expose());
+                (0..batches).map(seed).collect()
+            };
+            noise = (0..spec.epochs).map(of_epoch).collect();
+        }
+        Ok(Replay {
+            party: self.party.name.clone(),
+            rows: self.rows.clone(),
+            weights: Hex32(*own.weights_seed().expose()),
+            orders,
+            noise,
         })
     }
 
@@ -640,6 +668,12 @@ impl<'a> Run<'a> {
         let trained = self.machine.trained();
         let order = own.order((&hash, &open), &epoch.commits, &epoch.shares, trained)?;
         let order = Arc::new(order);
+        if self.party.replayable {
+            let seed = own.order_seed((&hash, &open), &epoch.commits, &epoch.shares)?;
+            let key = format!("{}/{:010}", self.id, open.epoch);
+            let record = Batch::new().put_record(ORDERS, &key, seed.expose().to_vec());
+            self.party.store.commit(record).await?;
+        }
         self.order = Some((hash, Arc::clone(&order)));
         Ok(((*open).clone(), order))
     }

@@ -4,6 +4,7 @@
 //! The rules are part of the job, since identifiers that parties normalise differently do not match.
 
 use quorate_crypto::psi::Identifier;
+use quorate_protocols::workload::VerticalSpec;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
@@ -99,6 +100,23 @@ pub struct IdentifierRule {
 }
 
 impl IdentifierRule {
+    /// How the rows of a vertical job are identified.
+    #[must_use]
+    pub fn of(spec: &VerticalSpec) -> Self {
+        Self::of_columns(&spec.identifiers)
+    }
+
+    /// By these columns together, all of their characters, without regard to case.
+    #[must_use]
+    pub fn of_columns(names: &[String]) -> Self {
+        let column = |name: &String| ColumnRule {
+            column: name.clone(),
+            case: Case::Lower,
+            characters: Characters::All,
+        };
+        Self { columns: names.iter().map(column).collect() }
+    }
+
     /// The normalised texts of `row`, one for each column, empty where there is nothing.
     fn texts(&self, table: &Table, positions: &[usize], row: usize) -> Vec<Zeroizing<String>> {
         self.columns

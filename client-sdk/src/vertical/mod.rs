@@ -3,6 +3,7 @@
 pub mod block;
 pub mod fit;
 pub mod identify;
+pub mod replay;
 #[cfg(test)]
 mod tests;
 pub mod twin;

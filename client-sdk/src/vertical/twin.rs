@@ -2,6 +2,7 @@
 //! cryptography. A check that compares the two proves that nothing was lost to it.
 
 use quorate_crypto::dp::DpError;
+use quorate_crypto::merkle::hash_parts;
 use quorate_crypto::secret::Secret;
 use quorate_protocols::fedv::linear::{
     FEATURE_BITS, Features, Targets, Weights, batches, residuals,
@@ -78,6 +79,25 @@ impl Joined<'_> {
             model.step(self.spec, rows.len(), &products, &residuals);
         }
         Ok(())
+    }
+
+    /// The same with seeds that are drawn from `seed`: a simulation, not the repetition of a job.
+    ///
+    /// # Errors
+    /// As [`Joined::train`].
+    pub fn simulate(&self, seed: u64) -> Result<Vec<Weights>, DpError> {
+        let of = |what: &str, parts: [u32; 2]| {
+            let [a, b] = parts.map(u32::to_le_bytes);
+            let parts: [&[u8]; 4] = [&seed.to_le_bytes(), what.as_bytes(), &a, &b];
+            Secret::new(hash_parts("quorate/vertical-simulation/1", &parts).0)
+        };
+        let weights: Vec<_> =
+            (0u32..).zip(&self.spec.blocks).map(|(i, _)| of("weights", [i, 0])).collect();
+        self.train(&Seeds {
+            weights: &weights,
+            order: &|epoch| of("order", [epoch, 0]),
+            noise: &|epoch, batch| of("noise", [epoch, batch]),
+        })
     }
 
     /// Scores of `rows` at scale 2^36, one output after the other.

@@ -145,6 +145,17 @@ struct Bound {
     gradients: BTreeMap<Name, Verified<Gradient>>,
 }
 
+impl Bound {
+    /// Bytes of the sealed messages of this batch: keys, requests and gradients.
+    fn sealed(&self) -> usize {
+        let scores = self.score_keys.values().map(|key| key.sealed.len());
+        let asks = self.asks.values().map(|ask| ask.sealed.len());
+        let products = self.product_keys.values().map(|key| key.sealed.len());
+        let gradients = self.gradients.values().map(|gradient| gradient.sealed.len());
+        scores.chain(asks).chain(products).chain(gradients).sum()
+    }
+}
+
 /// An alignment in which the parties submit their tags.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Aligning {
@@ -973,6 +984,12 @@ impl AggregatorJob {
         let Phase::Collecting(batch) = &mut self.phase else {
             return Ok(outputs);
         };
+        if !batch.headers.contains_key(&header.party) {
+            let BatchFields { epoch, counter, attempt, .. } = batch.open.fields;
+            let note =
+                format!("batch {counter}, {}, {} bytes", header.party, header.ciphertext.len);
+            outputs.push(Output::Log(Fact::of("party.submitted", epoch, attempt, note)));
+        }
         batch.headers.insert(header.party.clone(), header);
         let expected = passive(spec(&self.manifest)?, &batch.epoch.open.roster).count();
         if batch.headers.len() < expected {
@@ -1090,12 +1107,13 @@ impl AggregatorJob {
             return Ok(Vec::new());
         }
         let bound = bound.clone();
+        let sealed = bound.sealed();
         for (name, gradient) in bound.gradients {
             if let Some(joined) = self.parties.get_mut(&name) {
                 joined.gradient = Some(gradient.signed().clone());
             }
         }
-        Ok(self.next_batch(cx, bound.batch))
+        Ok(self.next_batch(cx, bound.batch, sealed))
     }
 
     fn scored(
@@ -1113,18 +1131,24 @@ impl AggregatorJob {
         {
             return Err(Refusal::new(Code::OutOfOrder, "the batch is not open"));
         }
-        let batch = bound.batch.clone();
-        Ok(self.next_batch(cx, batch))
+        let (batch, sealed) = (bound.batch.clone(), bound.sealed());
+        Ok(self.next_batch(cx, batch, sealed))
     }
 
-    fn next_batch(&mut self, cx: &Context<'_>, batch: Batch) -> Vec<AggregatorOutput> {
+    /// Goes on after a batch for which `sealed` bytes were passed on.
+    fn next_batch(
+        &mut self,
+        cx: &Context<'_>,
+        batch: Batch,
+        sealed: usize,
+    ) -> Vec<AggregatorOutput> {
         let fields = batch.open.fields;
         self.opened = self.opened.saturating_add(1);
         let mut outputs = vec![Output::Log(Fact::of(
             "batch.done",
             fields.epoch,
             fields.attempt,
-            format!("batch {}", fields.counter),
+            format!("batch {}, {sealed} sealed bytes passed on", fields.counter),
         ))];
         let before = batch.open.hash();
         let next = fields.counter.saturating_add(1);

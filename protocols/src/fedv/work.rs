@@ -153,11 +153,25 @@ impl Own<'_> {
     ) -> Result<Order, Refusal> {
         let spec = spec(self.manifest)?;
         let (contributions, of_holder) = self.contributions((epoch, open), commits, shares)?;
-        let mut parts = Zeroizing::new(Vec::new());
-        contributions.iter().for_each(|(_, _, own)| parts.extend_from_slice(own.expose()));
         let bits = trained.map_or(of_holder, <[u8]>::to_vec);
-        Order::new(spec, open, &bits, &parts)
+        Order::new(spec, open, &bits, &mixed(&contributions))
             .map_err(|refusal| refusal.blaming(Culprit::Party(spec.holder.clone())))
+    }
+
+    /// The seed from which [`Own::order`] shuffles the rows of an epoch.
+    ///
+    /// # Errors
+    /// As [`Own::order`].
+    ///
+    /// # Security
+    /// Whoever has it knows which rows share a batch: for who repeats a job in the clear, no other.
+    pub fn order_seed(
+        &self,
+        (epoch, open): (&Hash, &EpochOpen),
+        commits: &[Signed<Commit>],
+        shares: &[Signed<SeedShare>],
+    ) -> Result<Secret<[u8; 32]>, Refusal> {
+        Ok(mixed(&self.contributions((epoch, open), commits, shares)?.0))
     }
 
     /// The key that all parties of an alignment share and no service has (V10).
@@ -508,7 +522,7 @@ impl Order {
         spec: &VerticalSpec,
         open: &EpochOpen,
         trained: &[u8],
-        contributions: &[u8],
+        seed: &Secret<[u8; 32]>,
     ) -> Result<Self, Refusal> {
         let bit =
             |row: u32| trained.get(row as usize / 8).is_some_and(|byte| byte >> (row % 8) & 1 == 1);
@@ -528,8 +542,7 @@ impl Order {
         if open.epoch >= spec.epochs {
             return Ok(Self { batches: without.chunks(size).map(<[u32]>::to_vec).collect() });
         }
-        let seed = hash_parts("quorate/vertical-order/1", &[contributions]);
-        Ok(Self { batches: batches(&with, size, &Secret::new(seed.0)) })
+        Ok(Self { batches: batches(&with, size, seed) })
     }
 
     /// The rows of one batch.
@@ -555,6 +568,13 @@ pub fn row_bits(trained: impl ExactSizeIterator<Item = bool>) -> Vec<u8> {
         }
     }
     bits
+}
+
+/// The seed of an epoch's order, out of all contributions.
+fn mixed(contributions: &[(Name, Hash, Contribution)]) -> Secret<[u8; 32]> {
+    let mut parts = Zeroizing::new(Vec::new());
+    contributions.iter().for_each(|(_, _, own)| parts.extend_from_slice(own.expose()));
+    Secret::new(hash_parts("quorate/vertical-order/1", &[&parts]).0)
 }
 
 fn entry<'a>(roster: &'a [RosterEntry], party: &Name) -> Result<&'a RosterEntry, Refusal> {

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
+use quorate_protocols::workload::VerticalModel;
 
-use crate::demo::{Model, Options, threshold};
+use crate::demo::{Model, Options, threshold, vertical};
 
 /// The protocol that the demo shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -13,21 +14,28 @@ enum Protocol {
     HybridAlpha,
     /// Threshold encryption with noise, and what the noise costs.
     Threshold,
+    /// Columns of one table at several parties, with faults, equal bit for bit to training in the clear.
+    Fedv,
 }
 
-/// A model of either protocol.
+/// A model of any protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum AnyModel {
-    /// Logistic regression; softmax for more than two classes (hybrid-alpha).
+    /// Logistic regression; for more than two classes softmax (hybrid-alpha), or one against the rest
+    /// (fedv).
     Logistic,
     /// A neural network with one hidden layer, averaged (hybrid-alpha).
     Mlp,
     /// An ID3 decision tree from noised counts (threshold).
     Id3,
-    /// A linear support vector machine by noised gradient steps (threshold).
+    /// A linear support vector machine, by noised gradient steps (threshold) or by batches (fedv).
     Svm,
     /// A neural network with one hidden layer by noised gradient steps (threshold).
     Nn,
+    /// Least squares on a target that is a number (fedv).
+    Linear,
+    /// Logistic regression by the second-order approximation of its loss (fedv).
+    Taylor,
 }
 
 /// Arguments of `quorate demo`.
@@ -36,6 +44,9 @@ pub(super) struct DemoArgs {
     /// Protocol to show
     #[arg(long, value_enum, default_value_t = Protocol::HybridAlpha)]
     protocol: Protocol,
+    /// The same as --protocol fedv: parties hold different columns of the same rows
+    #[arg(long, conflicts_with = "protocol")]
+    vertical: bool,
     /// Model to train; logistic, or id3 under protocol threshold, by default
     #[arg(long, value_enum)]
     model: Option<AnyModel>,
@@ -53,24 +64,40 @@ pub(super) struct DemoArgs {
     /// by default those that suit the model
     #[arg(long)]
     scheme: Option<String>,
-    /// Parties; 5, under protocol threshold 10 by default
+    /// Parties; 5, under protocol threshold 10 by default; under fedv columns are cut evenly among so
+    /// many, by default as the data set's parties hold them, else among 3
     #[arg(long)]
     parties: Option<usize>,
+    /// Columns of each party, the first of which holds the target; `*` stands for any text (fedv)
+    #[arg(long, value_name = "A,B;C,D;E,F", conflicts_with = "parties")]
+    blocks: Option<String>,
+    /// Passes over the rows; 3, with few rows or many classes 10 by default (fedv)
+    #[arg(long)]
+    epochs: Option<u32>,
+    /// epsilon of one label over the whole job, 4 by default (fedv)
+    #[arg(long, value_name = "EPSILON")]
+    label_epsilon: Option<f64>,
+    /// Add no noise to labels: parties may then work them out (fedv)
+    #[arg(long, conflicts_with = "label_epsilon")]
+    labels_visible: bool,
+    /// Show what other schemes take for the same batch, as `quorate-benches` measured it (fedv)
+    #[arg(long, value_name = "FILE.json")]
+    compare: Option<PathBuf>,
     /// Rounds of training, after the round of means and variances if there is one; levels of a tree
     #[arg(long)]
     rounds: Option<u32>,
     /// Seed of the initial weights and of every shuffle; under protocol threshold also of the noise of
-    /// the real run
+    /// the real run; under fedv of the parties' files
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Fold to hold out: rows with this number in column `fold`, else every fifth row
     #[arg(long, default_value_t = 0)]
     fold: u32,
-    /// Kill no process (hybrid-alpha)
+    /// Kill no process (hybrid-alpha, fedv)
     #[arg(long)]
     no_faults: bool,
     /// Train again in the clear, in a separate process, and compare the models bit for bit
-    /// (hybrid-alpha; protocol threshold always compares)
+    /// (hybrid-alpha; threshold and fedv always compare)
     #[arg(long)]
     check: bool,
     /// epsilon of all rounds together (threshold)
@@ -79,10 +106,10 @@ pub(super) struct DemoArgs {
     /// delta of that epsilon (threshold)
     #[arg(long)]
     delta: Option<f64>,
-    /// Seeds of the simulated noise behind every mean, 5 by default (threshold)
+    /// Seeds of the simulated noise behind every mean, 5 by default (threshold, fedv)
     #[arg(long)]
     seeds: Option<u64>,
-    /// Simulate only the epsilon and the parties asked for (threshold)
+    /// Simulate only the epsilon and the parties asked for (threshold, fedv)
     #[arg(long)]
     no_sweep: bool,
     /// Copy the summary here
@@ -101,7 +128,9 @@ pub(super) struct DemoArgs {
 /// # Errors
 /// When anything the demo promises did not hold, or options do not go together.
 pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
-    match args.protocol {
+    let protocol = if args.vertical { Protocol::Fedv } else { args.protocol };
+    match protocol {
+        Protocol::Fedv => vertical::run(&over_columns(args)?).await,
         Protocol::HybridAlpha => crate::demo::run(&hybrid_alpha(args)?).await,
         Protocol::Threshold => threshold::run(&with_noise(args)?).await,
     }
@@ -116,11 +145,15 @@ fn hybrid_alpha(args: DemoArgs) -> anyhow::Result<Options> {
         ("--no-sweep", args.no_sweep),
     ];
     refuse(&foreign, "add --protocol threshold, whose demo adds noise")?;
+    refuse(&columns_only(&args), "add --vertical")?;
     let model = match args.model {
         None | Some(AnyModel::Logistic) => Model::Logistic,
         Some(AnyModel::Mlp) => Model::Mlp,
         Some(AnyModel::Id3 | AnyModel::Svm | AnyModel::Nn) => {
             bail!("models id3, svm and nn need --protocol threshold; here are logistic and mlp")
+        }
+        Some(AnyModel::Linear | AnyModel::Taylor) => {
+            bail!("models linear and taylor need --vertical; here are logistic and mlp")
         }
     };
     Ok(Options {
@@ -145,10 +178,14 @@ fn hybrid_alpha(args: DemoArgs) -> anyhow::Result<Options> {
 fn with_noise(args: DemoArgs) -> anyhow::Result<threshold::Options> {
     let foreign = [("--no-faults", args.no_faults), ("--check", args.check)];
     refuse(&foreign, "leave it out: this demo kills no process and always compares all sums")?;
+    refuse(&columns_only(&args), "say --vertical in place of --protocol threshold")?;
     let model = match args.model {
         None | Some(AnyModel::Id3) => threshold::Model::Id3,
         Some(AnyModel::Svm) => threshold::Model::Svm,
         Some(AnyModel::Nn) => threshold::Model::Nn,
+        Some(AnyModel::Linear | AnyModel::Taylor) => {
+            bail!("--protocol threshold shows id3, svm and nn; linear and taylor need --vertical")
+        }
         Some(AnyModel::Logistic | AnyModel::Mlp) => {
             bail!("--protocol threshold shows id3, svm and nn; logistic and mlp need hybrid-alpha")
         }
@@ -173,7 +210,62 @@ fn with_noise(args: DemoArgs) -> anyhow::Result<threshold::Options> {
     })
 }
 
-/// Refuses the first option that was given and belongs to the other protocol.
+/// Options of the demo of vertical training.
+fn over_columns(args: DemoArgs) -> anyhow::Result<vertical::Options> {
+    let foreign = [("--epsilon", args.epsilon.is_some()), ("--delta", args.delta.is_some())];
+    refuse(&foreign, "the noise of a vertical job is on its labels, say --label-epsilon")?;
+    refuse(&[("--rounds", args.rounds.is_some())], "say --epochs")?;
+    refuse(&[("--scheme", args.scheme.is_some())], "leave it out: vertical jobs have one scheme")?;
+    let model = match args.model {
+        None | Some(AnyModel::Logistic) => VerticalModel::Logistic { taylor: false },
+        Some(AnyModel::Taylor) => VerticalModel::Logistic { taylor: true },
+        Some(AnyModel::Svm) => VerticalModel::Svm,
+        Some(AnyModel::Linear) => VerticalModel::Linear,
+        Some(AnyModel::Mlp | AnyModel::Id3 | AnyModel::Nn) => {
+            bail!(
+                "--vertical trains linear, logistic, taylor and svm; mlp, id3 and nn need rows \
+                   with all columns at one party: leave --vertical out"
+            )
+        }
+    };
+    let cut = match (&args.blocks, args.parties) {
+        (Some(blocks), _) => vertical::Cut::parse(blocks),
+        (None, Some(parties)) => vertical::Cut::Even(parties),
+        (None, None) => vertical::Cut::Known,
+    };
+    let epsilon = (!args.labels_visible).then(|| args.label_epsilon.unwrap_or(4.0));
+    Ok(vertical::Options {
+        data: args.data.unwrap_or_else(|| "credit_default".to_owned()),
+        target: args.target,
+        categorical: args.categorical,
+        cut,
+        model,
+        epochs: args.epochs,
+        epsilon,
+        seeds: args.seeds.unwrap_or(5),
+        seed: args.seed,
+        fold: args.fold,
+        faults: !args.no_faults,
+        sweep: !args.no_sweep,
+        compare: args.compare,
+        json: args.json,
+        out: args.out,
+        keep: args.keep,
+    })
+}
+
+/// Options that only vertical training has, and whether they were given.
+fn columns_only(args: &DemoArgs) -> [(&'static str, bool); 5] {
+    [
+        ("--blocks", args.blocks.is_some()),
+        ("--epochs", args.epochs.is_some()),
+        ("--label-epsilon", args.label_epsilon.is_some()),
+        ("--labels-visible", args.labels_visible),
+        ("--compare", args.compare.is_some()),
+    ]
+}
+
+/// Refuses the first option that was given and belongs to another protocol.
 fn refuse(options: &[(&str, bool)], advice: &str) -> anyhow::Result<()> {
     match options.iter().find(|(_, given)| *given) {
         Some((option, _)) => bail!("{option} does not belong to this protocol: {advice}"),

@@ -1,7 +1,7 @@
 //! `quorate party`: one party on one CSV file, and what was spent of its privacy budget.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -100,6 +100,10 @@ struct Part {
     /// knows the seed takes this party's noise away; for demonstrations only.
     #[arg(long, value_name = "HEX")]
     insecure_noise_seed: Option<Hex32>,
+    /// Write down what repeats a vertical job in the clear. INSECURE: whoever has the file takes the
+    /// label noise away; for demonstrations only.
+    #[arg(long, value_name = "FILE.json")]
+    insecure_replay: Option<PathBuf>,
     /// How long an unreachable service is tried again, in seconds.
     #[arg(long, default_value_t = 600)]
     patience: u64,
@@ -163,6 +167,7 @@ async fn take_part(args: Part) -> anyhow::Result<()> {
     config.max_epsilon = args.max_epsilon;
     config.data_set = args.data_set.as_deref().map(Name::new).transpose()?;
     config.noise_seed = args.insecure_noise_seed.map(|seed| seed.0);
+    config.replayable = args.insecure_replay.is_some();
     config.patience = Duration::from_secs(args.patience);
     config.minima = Minima {
         k_min: args.min_k,
@@ -180,9 +185,10 @@ async fn take_part(args: Part) -> anyhow::Result<()> {
         Some(spec) => {
             let finished = party.run_vertical(job.into(), Table::read(&args.data)?).await?;
             if let Some(file) = args.scores {
-                let text = scores(&spec, &finished);
-                std::fs::write(&file, text)
-                    .with_context(|| format!("cannot write {}", file.display()))?;
+                write(&file, &scores(&spec, &finished))?;
+            }
+            if let (Some(file), Some(replay)) = (args.insecure_replay, &finished.replay) {
+                write(&file, &serde_json::to_string(replay)?)?;
             }
             finished.outcome
         }
@@ -193,6 +199,10 @@ async fn take_part(args: Part) -> anyhow::Result<()> {
         JobOutcome::Cancelled => bail!("the job was cancelled"),
         JobOutcome::Failed { code, detail } => bail!("the job failed: {code}: {detail}"),
     }
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// The scores of a vertical job as CSV: the row of the label holder's file, from 1, and a value per

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use quorate_client::learn::data::{Dataset, Hints, Table, infer_schema};
+use quorate_client::learn::data::{Dataset, Hints, Table, infer_columns, infer_schema, number};
 use quorate_client::learn::split::{Split, hold_out, share_out};
 use quorate_client::learn::sweep::party_name;
 use quorate_protocols::workload::{ColumnKind, Schema};
@@ -65,19 +65,33 @@ impl Source {
                 table.header().join(", ")
             );
         };
-        let mut hints = Hints::named(&name);
-        if !categorical.is_empty() {
-            hints.categorical = categorical.to_vec();
-        }
-        // A hint that only the known table of this name deserves must not refuse another one.
-        let known = |column: &String| table.header().contains(column);
-        if categorical.is_empty() {
-            hints.categorical.retain(known);
-        }
-        hints.ignored.retain(known);
+        let hints = hints(&name, &table, categorical);
         let schema = infer_schema(&table, target, &hints)
             .with_context(|| format!("cannot learn from {}", path.display()))?;
         let target = target.to_owned();
+        let Hints { categorical, ignored } = hints;
+        Ok(Self { name, path, target, categorical, ignored, table, schema })
+    }
+
+    /// The same with a target that is a number: the schema has no classes.
+    ///
+    /// # Errors
+    /// As [`Source::read`], and when a row has no number there.
+    pub fn read_real(data: &str, target: &str, categorical: &[String]) -> anyhow::Result<Self> {
+        let path = locate(data)?;
+        let name = stem(&path);
+        let table = Table::read(&path)?;
+        let hints = hints(&name, &table, categorical);
+        let columns = infer_columns(&table, target, &hints)
+            .with_context(|| format!("cannot learn from {}", path.display()))?;
+        let position = table.position(target)?;
+        if let Some(row) =
+            (0..table.rows()).find(|row| number(table.text(*row, position)).is_none())
+        {
+            bail!("row {}: target {target:?} is no number, as --model linear needs it", row + 2);
+        }
+        let target = target.to_owned();
+        let schema = Schema { columns, target: target.clone(), classes: Vec::new() };
         let Hints { categorical, ignored } = hints;
         Ok(Self { name, path, target, categorical, ignored, table, schema })
     }
@@ -152,6 +166,12 @@ impl Source {
         &self.table
     }
 
+    /// Columns, levels and classes.
+    #[must_use]
+    pub const fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
     fn write(&self, file: &Path, rows: &[usize]) -> anyhow::Result<()> {
         let mut writer = csv::Writer::from_path(file)?;
         writer.write_record(self.table.header())?;
@@ -161,6 +181,20 @@ impl Source {
         }
         Ok(writer.flush()?)
     }
+}
+
+/// What is known of the columns of the set `name`.
+fn hints(name: &str, table: &Table, categorical: &[String]) -> Hints {
+    let mut hints = Hints::named(name);
+    // A hint that only the known table of this name deserves must not refuse another one.
+    let known = |column: &String| table.header().contains(column);
+    if categorical.is_empty() {
+        hints.categorical.retain(known);
+    } else {
+        hints.categorical = categorical.to_vec();
+    }
+    hints.ignored.retain(known);
+    hints
 }
 
 /// The file that `data` means.

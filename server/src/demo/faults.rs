@@ -1,5 +1,5 @@
-//! The demo's faults: a bank that joins late, one that drops out and returns, and an aggregator that
-//! is killed.
+//! The demo's faults: a bank that joins late, one that drops out and returns, parties and an aggregator
+//! that are killed and started again.
 
 use quorate_client::api::JobStatus;
 
@@ -14,6 +14,8 @@ enum What {
     Drop(usize),
     /// It starts again.
     Return(usize),
+    /// It is killed and started again at once: the job cannot go on without it.
+    Restart(usize),
     /// The aggregator is killed and started again.
     Aggregator,
 }
@@ -24,9 +26,37 @@ struct Fault {
     what: What,
 }
 
+/// What the progress of a job is measured in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Unit {
+    /// Rounds.
+    #[default]
+    Round,
+    /// Batches of a vertical job, whose rounds are epochs.
+    Batch,
+}
+
+impl Unit {
+    /// How far a job is.
+    const fn of(self, status: &JobStatus) -> u32 {
+        match self {
+            Self::Round => status.round,
+            Self::Batch => status.opened,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Round => "round",
+            Self::Batch => "batch",
+        }
+    }
+}
+
 /// Faults still to come, in the order of their rounds.
 #[derive(Debug, Default)]
 pub struct Faults {
+    unit: Unit,
     coming: Vec<Fault>,
 }
 
@@ -46,7 +76,17 @@ impl Faults {
             coming.push(Fault { round: 2, what: What::Join(banks - 1) });
         }
         coming.sort_by_key(|fault| fault.round);
-        Self { coming }
+        Self { unit: Unit::Round, coming }
+    }
+
+    /// The faults of a vertical job of `batches` batches to train on and parties of which none can be
+    /// spared: the party `passive`, the aggregator and the party `holder` are killed and started again.
+    #[must_use]
+    pub fn vertical(passive: usize, holder: usize, batches: u32) -> Self {
+        let at = |quarters: u32| (quarters * batches).div_ceil(4).max(quarters);
+        let what = [What::Restart(passive), What::Aggregator, What::Restart(holder)];
+        let coming = (1..).zip(what).map(|(quarter, what)| Fault { round: at(quarter), what });
+        Self { unit: Unit::Batch, coming: coming.collect() }
     }
 
     /// Whether this bank is not there at the start.
@@ -71,9 +111,10 @@ impl Faults {
         fleet: &mut Fleet,
     ) -> anyhow::Result<Vec<String>> {
         let mut said = Vec::new();
-        while let Some(fault) = self.coming.first().copied().filter(|fault| fault.due(status)) {
+        let (unit, at) = (self.unit, self.unit.of(status));
+        while let Some(fault) = self.coming.first().copied().filter(|fault| fault.due(at, status)) {
             self.coming.remove(0);
-            said.push(fault.happen(fleet, status.round).await?);
+            said.push(format!("{} in {} {at}", fault.happen(fleet).await?, unit.name()));
         }
         Ok(said)
     }
@@ -81,21 +122,22 @@ impl Faults {
 
 impl Fault {
     /// Kills come in the middle of a round: the aggregator's once it holds a submission.
-    fn due(&self, status: &JobStatus) -> bool {
+    fn due(&self, at: u32, status: &JobStatus) -> bool {
         let moment = match self.what {
-            What::Join(_) | What::Return(_) => true,
+            What::Join(_) | What::Return(_) | What::Restart(_) => true,
             What::Drop(_) => status.phase == "Collecting",
             What::Aggregator => !status.submitted.is_empty(),
         };
-        status.round >= self.round && moment
+        at >= self.round && moment
     }
 
-    async fn happen(self, fleet: &mut Fleet, round: u32) -> anyhow::Result<String> {
+    async fn happen(self, fleet: &mut Fleet) -> anyhow::Result<String> {
         let Fleet { banks, aggregator, .. } = fleet;
         let (service, did) = match self.what {
             What::Join(bank) => (banks.get_mut(bank), "joins late"),
             What::Drop(bank) => (banks.get_mut(bank), "drops out (SIGKILL)"),
             What::Return(bank) => (banks.get_mut(bank), "returns"),
+            What::Restart(bank) => (banks.get_mut(bank), "is killed (SIGKILL) and started again"),
             What::Aggregator => (Some(aggregator), "is killed (SIGKILL) and started again"),
         };
         let Some(service) = service else {
@@ -104,9 +146,9 @@ impl Fault {
         match self.what {
             What::Join(_) | What::Return(_) => service.start().await?,
             What::Drop(_) => service.kill(),
-            What::Aggregator => service.restart().await?,
+            What::Restart(_) | What::Aggregator => service.restart().await?,
         }
-        Ok(format!("{} {did} in round {round}", service.name()))
+        Ok(format!("{} {did}", service.name()))
     }
 }
 
@@ -126,7 +168,7 @@ mod tests {
                     match fault.what {
                         What::Join(_) | What::Return(_) => away -= 1,
                         What::Drop(_) => away += 1,
-                        What::Aggregator => {}
+                        What::Restart(_) | What::Aggregator => {}
                     }
                     assert!(banks - away >= 3, "{banks} {rounds} {plan:?}");
                 }
@@ -135,5 +177,15 @@ mod tests {
         }
         assert_eq!(Faults::plan(5, 3, 15).left(), 4);
         assert_eq!(Faults::plan(3, 3, 15).left(), 1);
+    }
+
+    #[test]
+    fn faults_of_a_vertical_job_come_one_after_another() {
+        let at = |batches| -> Vec<u32> {
+            Faults::vertical(2, 0, batches).coming.iter().map(|fault| fault.round).collect()
+        };
+        assert_eq!(at(90), [23, 45, 68]);
+        assert_eq!(at(4), [1, 2, 3]);
+        assert_eq!(at(1), [1, 2, 3]);
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use quorate_client::api::Hex32;
@@ -185,6 +186,36 @@ impl Fleet {
         self.banks.iter().filter_map(share).collect()
     }
 
+    /// Hash of the final model, or of its own part of it, that each bank reported at its end.
+    #[must_use]
+    pub fn states(&self) -> Vec<Option<Hex32>> {
+        let state = |bank: &Service| {
+            let log = bank.log();
+            let mut ends = log.lines().filter_map(|line| serde_json::from_str::<End>(line).ok());
+            ends.rfind(|end| end.event == "finished").map(|end| end.state)
+        };
+        self.banks.iter().map(state).collect()
+    }
+
+    /// Waits until every bank ended, by itself and well.
+    ///
+    /// # Errors
+    /// When one failed, or works on after `patience`.
+    pub async fn end(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let give_up = Instant::now() + patience;
+        loop {
+            self.check()?;
+            let working = self.banks.iter().find(|bank| bank.pid().is_some());
+            match working {
+                None => return Ok(()),
+                Some(bank) if Instant::now() > give_up => {
+                    bail!("{} does not end\n{}", bank.name(), bank.log_tail())
+                }
+                Some(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
     /// Refuses to go on after a process that failed by itself.
     ///
     /// # Errors
@@ -209,6 +240,13 @@ struct Event {
     ms: f64,
     #[serde(default)]
     bytes: u64,
+}
+
+/// What is read of a bank's last report.
+#[derive(Debug, Deserialize)]
+struct End {
+    event: String,
+    state: Hex32,
 }
 
 /// What a bank reported of `round`, in order.

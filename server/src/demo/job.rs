@@ -9,6 +9,7 @@ use quorate_client::api::{
     ProblemBody, RoundReport, from_json,
 };
 use quorate_client::bulk::{Bulk, BulkInfo};
+use quorate_client::store::LoggedFact;
 use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::leaf_hash;
 use quorate_protocols::job::{JobPackage, Manifest};
@@ -176,6 +177,15 @@ impl Followed {
     /// As [`Followed::status`].
     pub async fn report(&self) -> anyhow::Result<Vec<RoundReport>> {
         json(self.get("/report")).await
+    }
+
+    /// Up to a page of the aggregator's facts about the job, those after number `after`.
+    ///
+    /// # Errors
+    /// As [`Followed::status`].
+    pub async fn facts(&self, after: u64) -> anyhow::Result<Vec<LoggedFact>> {
+        let path = format!("/v1/facts?after={after}&job={}", self.job);
+        json(self.aggregator.get(&path)).await
     }
 
     /// The rounds opened since the last call, each checked against its signed record.

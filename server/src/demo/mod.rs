@@ -7,9 +7,11 @@ pub mod fleet;
 pub mod job;
 pub mod plain;
 mod record;
+pub mod sockets;
 pub mod supervisor;
 pub mod threshold;
 mod verdict;
+pub mod vertical;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -263,7 +265,8 @@ fn clear(out: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
-    for file in ["report.html", "demo.json", "model.json", "frozen.json", "plain.json"] {
+    let files = ["report.html", "demo.json", "model.json", "frozen.json", "plain.json", "job.toml"];
+    for file in files {
         gone(std::fs::remove_file(out.join(file)))?;
     }
     for dir in own_folders(out)? {
@@ -271,8 +274,9 @@ fn clear(out: &Path) -> std::io::Result<()> {
         if store.join(quorate_client::store::DATABASE).is_file() {
             std::fs::remove_dir_all(store)?;
         }
-        gone(std::fs::remove_file(dir.join("log.txt")))?;
-        gone(std::fs::remove_file(dir.join("data.csv")))?;
+        for file in ["log.txt", "data.csv", "replay.json", "scores.csv"] {
+            gone(std::fs::remove_file(dir.join(file)))?;
+        }
         // Somebody else's files keep their folder.
         let _ = std::fs::remove_dir(dir);
     }

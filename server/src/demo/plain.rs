@@ -1,5 +1,8 @@
 //! The other process of a check: it trains in the clear from the banks' files and the recorded
 //! sets, and never sees an update or an opened sum.
+//!
+//! Of a vertical job it gets the parties' files and seeds, and never sees a score, a product or a
+//! weight.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,9 +11,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 use quorate_client::learn::data::{Dataset, Table};
 use quorate_client::learn::twin::{FrozenSet, replay};
+use quorate_client::vertical::replay::{Replay, model_hash, repeat};
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::merkle::Hash;
-use quorate_protocols::workload::Workload;
+use quorate_protocols::wire::Name;
+use quorate_protocols::workload::{VerticalSpec, Workload};
 use serde::{Deserialize, Serialize};
 
 /// What stands in front of the model hash in the output of `quorate plain`.
@@ -25,8 +30,9 @@ pub struct PlainConfig {
     pub workload: Workload,
     /// The manifest's code of reals.
     pub code: FixedPoint,
-    /// File with the recorded [`Frozen`] sets, in the order of rounds.
-    pub frozen: PathBuf,
+    /// File with the recorded [`Frozen`] sets, in the order of rounds; of a vertical job absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<PathBuf>,
     /// Every party that is in a set.
     pub parties: Vec<PlainParty>,
 }
@@ -38,6 +44,9 @@ pub struct PlainParty {
     pub name: String,
     /// Its rows.
     pub data: PathBuf,
+    /// Of a vertical job the [`Replay`] that it wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<PathBuf>,
 }
 
 /// Who stands behind the opened sum of one round.
@@ -58,10 +67,14 @@ pub struct Frozen {
 pub fn retrain(config: &Path) -> anyhow::Result<Hash> {
     let folder = config.parent().unwrap_or_else(|| Path::new(""));
     let config: PlainConfig = read_json(config)?;
+    if let Workload::Vertical(spec) = &config.workload {
+        return repeat_vertical(spec, folder, &config.parties);
+    }
     let Some(schema) = config.workload.schema() else {
         bail!("the workload trains no model");
     };
-    let frozen: Vec<Frozen> = read_json(&folder.join(&config.frozen))?;
+    let sets = config.frozen.as_ref().context("the configuration names no recorded sets")?;
+    let frozen: Vec<Frozen> = read_json(&folder.join(sets))?;
     let mut datasets = BTreeMap::new();
     for party in &config.parties {
         let table = Table::read(&folder.join(&party.data))?;
@@ -73,6 +86,22 @@ pub fn retrain(config: &Path) -> anyhow::Result<Hash> {
         .map(|set| FrozenSet { round: set.round, attempt: set.attempt, members: set.members })
         .collect();
     Ok(replay(&config.workload, &config.code, &config.job, &sets, &datasets)?.hash())
+}
+
+/// Joins the parties' files and trains over all their columns at once.
+fn repeat_vertical(
+    spec: &VerticalSpec,
+    folder: &Path,
+    parties: &[PlainParty],
+) -> anyhow::Result<Hash> {
+    let mut own = BTreeMap::new();
+    for party in parties {
+        let replay = party.replay.as_ref();
+        let replay = replay.with_context(|| format!("{} wrote no seeds down", party.name))?;
+        let replay: Replay = read_json(&folder.join(replay))?;
+        own.insert(Name::new(&party.name)?, (Table::read(&folder.join(&party.data))?, replay));
+    }
+    Ok(model_hash(&repeat(spec, &own)?.weights))
 }
 
 /// The line that `quorate plain` prints.
@@ -102,7 +131,7 @@ pub fn in_own_process(program: &Path, config: &Path) -> anyhow::Result<String> {
     Ok(hash.context("the plain process printed no model hash")?.trim().to_owned())
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<T> {
+pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<T> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&bytes)
         .with_context(|| format!("{} is not what was expected", path.display()))

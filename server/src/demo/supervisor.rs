@@ -70,6 +70,12 @@ impl Service {
         self.listen.with_context(|| format!("{} does not listen", self.name))
     }
 
+    /// Where it listens, if it does.
+    #[must_use]
+    pub const fn address_known(&self) -> Option<SocketAddr> {
+        self.listen
+    }
+
     /// Its base URL.
     ///
     /// # Errors
@@ -147,6 +153,12 @@ impl Service {
     #[must_use]
     pub fn running(&mut self) -> bool {
         matches!(self.ended(), Ok(None)) && self.child.is_some()
+    }
+
+    /// Its process, if it was started and is not known to be over.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// SIGKILL; returns when the process is gone.

@@ -1,5 +1,6 @@
 //! How a demo ended: its files, the comparison with training in the clear, and whether all held.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,12 +77,13 @@ impl<'a> Verdict<'a> {
         let parties = self.prepared.banks.iter().map(|bank| PlainParty {
             name: bank.name.clone(),
             data: Path::new(&bank.name).join("data.csv"),
+            replay: None,
         });
         let config = PlainConfig {
             job: manifest.hash(),
             workload: manifest.workload.clone(),
             code: manifest.code,
-            frozen: PathBuf::from("frozen.json"),
+            frozen: Some(PathBuf::from("frozen.json")),
             parties: parties.collect(),
         };
         write_json(&out.join("plain.json"), &config)
@@ -197,19 +199,20 @@ impl<'a> Verdict<'a> {
 }
 
 impl Verdict<'_> {
-    /// [`TOLERANCE`], or half a standard error of the metric where few rows are held out and a
-    /// handful of them decides about more.
     fn allowed(&self) -> f64 {
-        let labels = &self.prepared.test.labels;
-        let classes = self.prepared.schema.classes.len();
-        let rarest = (0..classes)
-            .map(|class| labels.iter().filter(|label| **label as usize == class).count())
-            .filter(|count| *count > 0)
-            .min()
-            .unwrap_or(1);
-        let metric = self.pooled_metric.clamp(0.5, 1.0);
-        TOLERANCE.max((metric * (1.0 - metric) / rarest as f64).sqrt() / 2.0)
+        let labels = self.prepared.test.labels.iter().map(|label| *label as usize);
+        allowed(labels, self.pooled_metric)
     }
+}
+
+/// [`TOLERANCE`], or half a standard error of the metric where few rows are held out and a handful of
+/// them decides about more. `labels` are the classes of the held-out rows.
+pub(super) fn allowed(labels: impl Iterator<Item = usize>, metric: f64) -> f64 {
+    let mut counts = BTreeMap::new();
+    labels.for_each(|label| *counts.entry(label).or_insert(0usize) += 1);
+    let rarest = counts.into_values().min().unwrap_or(1);
+    let metric = metric.clamp(0.5, 1.0);
+    TOLERANCE.max((metric * (1.0 - metric) / rarest as f64).sqrt() / 2.0)
 }
 
 /// Writes a file of JSON for people, too.

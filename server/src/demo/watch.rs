@@ -50,6 +50,27 @@ pub(super) fn progress(length: u64, template: &str) -> anyhow::Result<ProgressBa
     Ok(bar)
 }
 
+/// A job as [`follow`] looks at it.
+pub(super) trait Watched {
+    /// Template of the progress bar.
+    const BAR: &'static str;
+
+    /// Heading of the lines of [`Watched::look`].
+    fn header(&self) -> String;
+
+    /// How much of [`JobStatus::opened`] there will be, as far as it is known.
+    fn length(&self) -> u64;
+
+    /// One look at the job: where it stands, and lines about what is new.
+    async fn look(&mut self, fleet: &Fleet) -> anyhow::Result<(JobStatus, Vec<String>)>;
+
+    /// Whether all that was opened has been written down.
+    fn complete(&self, status: &JobStatus) -> bool;
+
+    /// Notes a happening.
+    fn happened(&mut self, sentence: String);
+}
+
 /// Follows the job to its end, makes faults happen and prints a line per round.
 /// Gives up after `stall` without any progress.
 ///
@@ -62,28 +83,41 @@ pub(super) async fn watch(
     course: &mut impl Chronicle,
     stall: Duration,
 ) -> anyhow::Result<()> {
-    let rounds = u64::from(followed.manifest().workload.rounds());
-    let bar = progress(rounds, "round {pos}/{len} [{bar:32}] {msg} {elapsed}")?;
-    bar.suspend(|| println!("\n{}", course.header()));
-    let mut waiting = VecDeque::new();
+    let mut sums = Sums { followed, course, waiting: VecDeque::new() };
+    follow(fleet, faults, &mut sums, stall).await
+}
+
+/// As [`watch`], for jobs of any kind.
+///
+/// # Errors
+/// As [`watch`].
+pub(super) async fn follow<W: Watched>(
+    fleet: &mut Fleet,
+    faults: &mut Faults,
+    watched: &mut W,
+    stall: Duration,
+) -> anyhow::Result<()> {
+    let bar = progress(watched.length(), W::BAR)?;
+    bar.suspend(|| println!("\n{}", watched.header()));
     let mut last: Option<JobStatus> = None;
     let mut moved = Instant::now();
     loop {
         fleet.check()?;
-        match look(fleet, followed, course, &mut waiting).await {
+        match watched.look(fleet).await {
             Ok((status, lines)) => {
                 for line in lines {
                     bar.suspend(|| println!("{line}"));
                 }
+                bar.set_length(watched.length());
                 bar.set_position(u64::from(status.opened));
                 bar.set_message(status.phase.clone());
                 match &status.outcome {
                     None => {
                         for sentence in faults.step(&status, fleet).await? {
-                            course.happened(sentence);
+                            watched.happened(sentence);
                         }
                     }
-                    Some(JobOutcome::Done) if course.rounds() == status.opened => break,
+                    Some(JobOutcome::Done) if watched.complete(&status) => break,
                     Some(JobOutcome::Done) => {}
                     Some(JobOutcome::Cancelled) => bail!("the job was cancelled"),
                     Some(JobOutcome::Failed { code, detail }) => {
@@ -113,23 +147,45 @@ pub(super) async fn watch(
     Ok(())
 }
 
-/// One look at the job: where it stands, and a line per newly opened round. Rounds that have no line
-/// yet are `waiting`.
-async fn look(
-    fleet: &Fleet,
-    followed: &mut Followed,
-    course: &mut impl Chronicle,
-    waiting: &mut VecDeque<OpenedRound>,
-) -> anyhow::Result<(JobStatus, Vec<String>)> {
-    waiting.extend(followed.opened().await?);
-    let status = followed.status().await?;
-    course.saw(&status, followed.open_round());
-    let mut lines = Vec::new();
-    if !waiting.is_empty() {
-        let report = followed.report().await?;
-        while let Some(round) = waiting.pop_front() {
-            lines.push(course.add(followed.manifest(), &round, &report, fleet)?);
-        }
+/// A job of opened sums.
+struct Sums<'a, C> {
+    followed: &'a mut Followed,
+    course: &'a mut C,
+    /// Rounds that have no line yet.
+    waiting: VecDeque<OpenedRound>,
+}
+
+impl<C: Chronicle> Watched for Sums<'_, C> {
+    const BAR: &'static str = "round {pos}/{len} [{bar:32}] {msg} {elapsed}";
+
+    fn header(&self) -> String {
+        self.course.header()
     }
-    Ok((status, lines))
+
+    fn length(&self) -> u64 {
+        u64::from(self.followed.manifest().workload.rounds())
+    }
+
+    async fn look(&mut self, fleet: &Fleet) -> anyhow::Result<(JobStatus, Vec<String>)> {
+        let Self { followed, course, waiting } = self;
+        waiting.extend(followed.opened().await?);
+        let status = followed.status().await?;
+        course.saw(&status, followed.open_round());
+        let mut lines = Vec::new();
+        if !waiting.is_empty() {
+            let report = followed.report().await?;
+            while let Some(round) = waiting.pop_front() {
+                lines.push(course.add(followed.manifest(), &round, &report, fleet)?);
+            }
+        }
+        Ok((status, lines))
+    }
+
+    fn complete(&self, status: &JobStatus) -> bool {
+        self.course.rounds() == status.opened
+    }
+
+    fn happened(&mut self, sentence: String) {
+        self.course.happened(sentence);
+    }
 }

@@ -22,7 +22,7 @@ impl fmt::Display for Page<'_> {
         summary(f, report)?;
         plots(f, report)?;
         participation(f, report)?;
-        faults(f, report)?;
+        faults(f, &report.faults)?;
         parties(f, report)?;
         rounds(f, report)?;
         f.write_str(CLOSE)
@@ -225,16 +225,26 @@ fn participation(f: &mut fmt::Formatter<'_>, report: &DemoReport) -> fmt::Result
     )
 }
 
-fn faults(f: &mut fmt::Formatter<'_>, report: &DemoReport) -> fmt::Result {
+/// The faults that were injected.
+pub(super) fn faults(f: &mut fmt::Formatter<'_>, faults: &[String]) -> fmt::Result {
     f.write_str("<section><h2>Faults</h2>")?;
-    if report.faults.is_empty() {
+    if faults.is_empty() {
         return f.write_str("<p>None were injected.</p></section>");
     }
     f.write_str("<ul>")?;
-    for fault in &report.faults {
+    for fault in faults {
         write!(f, "<li>{}</li>", Escaped(fault))?;
     }
     f.write_str("</ul></section>")
+}
+
+/// What was set, as pairs of a name and a value.
+pub(super) fn settings(f: &mut fmt::Formatter<'_>, settings: &[(String, String)]) -> fmt::Result {
+    f.write_str("<section><h2>Settings</h2><div class=\"scroll\"><table><tbody>")?;
+    for (name, value) in settings {
+        write!(f, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", Escaped(name), Escaped(value))?;
+    }
+    f.write_str("</tbody></table></div></section>")
 }
 
 fn parties(f: &mut fmt::Formatter<'_>, report: &DemoReport) -> fmt::Result {

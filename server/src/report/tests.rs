@@ -422,3 +422,170 @@ fn curves_lie_where_their_numbers_say() {
     assert_eq!(attributes(&plot, "circle", "cx").len(), 3);
     assert!(!plot.contains("whisker"));
 }
+
+/// A vertical demo of three parties and one epoch, with a comparison.
+fn vertical() -> VerticalReport {
+    let alone = |party: &str, metric| AloneRow {
+        party: party.to_owned(),
+        columns: 5,
+        features: 15,
+        metric,
+    };
+    let row = |name: &str, events: &[&str]| EpochRow {
+        name: name.to_owned(),
+        batches: 4,
+        uploads: 8,
+        bytes_up: 400_000,
+        bytes_sealed: 80_000,
+        ms: 123.0,
+        collect_ms: 40.0,
+        open_ms: 83.0,
+        events: events.iter().map(|&event| event.to_owned()).collect(),
+    };
+    VerticalReport {
+        title: "Quorate demo: vertical".to_owned(),
+        data: "credit_default".to_owned(),
+        metric_name: "AUC".to_owned(),
+        metric: 0.7125,
+        epsilon: Some(4.0),
+        without_noise: 0.725,
+        pooled_metric: Some(0.7281),
+        model_hash: "5f".repeat(32),
+        plain_model_hash: "5f".repeat(32),
+        common_rows: 23_000,
+        expected_rows: 23_000,
+        alone: vec![alone("lender", Some(0.625)), alone("bureau", None)],
+        costs: vec![
+            CostRow { epsilon: None, sigma: 0.0, metric: spread(0.725, 0.001) },
+            CostRow { epsilon: Some(1.0), sigma: 8.25, metric: spread(0.65, 0.02) },
+        ],
+        seeds: 5,
+        epochs: vec![row("0", &["bureau is killed in batch 2"]), row("scores", &[])],
+        ms_per_batch: 123.0,
+        traffic: vec![TrafficRow {
+            party: "bureau".to_owned(),
+            batches: 8,
+            uploads: 8,
+            most: 1,
+            bytes: 400_000,
+        }],
+        contacts: Some((7, 21, 0)),
+        roles: vec![RoleRow { role: "aggregator".to_owned(), learns: "who takes part".to_owned() }],
+        faults: vec!["bureau is killed in batch 2".to_owned()],
+        settings: vec![("epochs".to_owned(), "1".to_owned())],
+        comparison: Some(Comparison {
+            schemes: vec![SchemeRow {
+                name: "published".to_owned(),
+                bytes_per_batch: 2_000_000,
+                ms_per_batch: 900.0,
+            }],
+            baseline_bits: 2048,
+            break_even_width: Some(40),
+        }),
+    }
+}
+
+#[test]
+fn a_vertical_page_is_well_formed_says_what_is_simulated_and_fetches_nothing() {
+    let page = render_vertical_html(&vertical());
+    let seen = elements(&page).unwrap();
+    assert!(!seen.iter().any(|name| ["script", "link", "img"].contains(&name.as_str())));
+    for address in ["http:", "https:", "url(", "@import", "src=", "href="] {
+        assert!(!page.contains(address), "{address}");
+    }
+    for said in [
+        "<dt>AUC, label noise epsilon 4</dt><dd>0.7125</dd>",
+        "<dt>AUC, label noise off, simulated</dt><dd>0.7250</dd>",
+        "equal, bit for bit",
+        "✓ 23000 rows",
+        "<td class=\"n\">100 kB</td><td class=\"n\">20.0 kB</td><td class=\"n\">123</td>",
+        "looked at 7 times: 21 connections to services, 0 to others",
+        "modulus of 2048 bits",
+        "fewer bytes from 40 features",
+        "<th scope=\"row\">epsilon 1</th><td class=\"n\">8.25</td><td class=\"n\">0.6500 ± 0.0200</td>",
+    ] {
+        assert!(page.contains(said), "{said}");
+    }
+    assert!(!page.contains("class=\"bad\""));
+}
+
+#[test]
+fn what_did_not_hold_in_a_vertical_demo_is_marked() {
+    let mut report = vertical();
+    report.plain_model_hash = "60".repeat(32);
+    report.common_rows -= 1;
+    report.contacts = None;
+    report.comparison = None;
+    report.pooled_metric = None;
+    let page = render_vertical_html(&report);
+    elements(&page).unwrap();
+    assert_eq!(page.matches("class=\"bad\"").count(), 2);
+    assert!(page.contains("differ from") && !page.contains("other schemes"));
+    assert!(page.contains("does not show the sockets"));
+}
+
+#[test]
+fn hostile_text_in_a_vertical_report_stays_text() {
+    let mut report = vertical();
+    let text = || HOSTILE.to_owned();
+    (report.title, report.data, report.metric_name) = (text(), text(), text());
+    (report.model_hash, report.plain_model_hash) = (text(), text() + "x");
+    report.alone[0].party = text();
+    report.traffic[0].party = text();
+    report.epochs[0].events.push(text());
+    report.epochs[0].name = text();
+    report.roles[0] = RoleRow { role: text(), learns: text() };
+    report.faults.push(text());
+    report.settings.push((text(), text()));
+    report.comparison.as_mut().unwrap().schemes[0].name = text();
+    report.metric = f64::NAN;
+    let page = render_vertical_html(&report);
+    let seen = elements(&page).unwrap();
+    assert!(!seen.iter().any(|name| name == "script" || name == "b"));
+    for control in ['\u{1b}', '\u{202e}', '\0'] {
+        assert!(!page.contains(control));
+    }
+    assert!(!page.contains("NaN"));
+    for line in report.epochs[0].line().split('\n') {
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+}
+
+#[test]
+fn a_line_of_an_epoch_aligns_with_its_header() {
+    let report = vertical();
+    let line = report.epochs[1].line();
+    assert_eq!(line.chars().count(), EpochRow::header().chars().count());
+    assert!(report.epochs[0].line().ends_with("\n        bureau is killed in batch 2"));
+}
+
+#[test]
+fn a_comparison_is_read_strictly() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("compared.json");
+    let read = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        Comparison::read(&file)
+    };
+    let scheme = "{\"name\":\"a\",\"bytes_per_batch\":5,\"ms_per_batch\":1.5}";
+    let whole = |schemes: &str, rest: &str| {
+        format!("{{\"schemes\":[{schemes}],\"baseline_bits\":2048,\"break_even_width\":{rest}}}")
+    };
+    let compared = read(&whole(scheme, "null")).unwrap();
+    assert_eq!((compared.schemes[0].bytes_per_batch, compared.break_even_width), (5, None));
+    assert_eq!(read(&whole(scheme, "12")).unwrap().break_even_width, Some(12));
+    let nameless = scheme.replace("\"a\"", "\" \"");
+    let negative = scheme.replace("1.5", "-1.5");
+    for wrong in [
+        whole("", "12"),
+        whole(&nameless, "12"),
+        whole(&negative, "12"),
+        whole(scheme, "12,\"more\":1"),
+        whole(&scheme.replace('5', "-5"), "12"),
+        "[]".to_owned(),
+    ] {
+        let error = format!("{:#}", read(&wrong).unwrap_err());
+        assert!(error.contains("compared.json"), "{wrong}: {error}");
+    }
+    assert!(Comparison::read(&folder.path().join("none")).is_err());
+}

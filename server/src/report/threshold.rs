@@ -6,7 +6,7 @@ use core::fmt;
 use serde::Serialize;
 
 use super::curves::Plot;
-use super::page::{CLOSE, open};
+use super::page::{CLOSE, open, settings};
 use super::{Escaped, bytes, millis, number};
 
 /// Mean and sample standard deviation over seeds.
@@ -176,7 +176,7 @@ impl fmt::Display for Page<'_> {
         plots(f, report)?;
         regimes(f, report)?;
         report.runs.iter().try_for_each(|run| real(f, report, run))?;
-        settings(f, report)?;
+        settings(f, &report.settings)?;
         sweep(f, report, "Over epsilon", "epsilon", &report.by_epsilon)?;
         sweep(f, report, "Over the number of parties", "parties", &report.by_parties)?;
         f.write_str(CLOSE)
@@ -326,14 +326,6 @@ fn real(f: &mut fmt::Formatter<'_>, report: &ThresholdReport, run: &RealRun) -> 
             write!(f, "<td class=\"n\">{}</td>", millis(ms as f64))?;
         }
         write!(f, "<td class=\"events\">{}</td></tr>", Escaped(&row.opened_by.join(", ")))?;
-    }
-    f.write_str("</tbody></table></div></section>")
-}
-
-fn settings(f: &mut fmt::Formatter<'_>, report: &ThresholdReport) -> fmt::Result {
-    f.write_str("<section><h2>Settings</h2><div class=\"scroll\"><table><tbody>")?;
-    for (name, value) in &report.settings {
-        write!(f, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", Escaped(name), Escaped(value))?;
     }
     f.write_str("</tbody></table></div></section>")
 }
