@@ -105,7 +105,7 @@ async fn run_to_the_end(options: &Options) -> anyhow::Result<()> {
     let shares = Shares::write(&source, &blocks, options.fold, options.seed, &out)?;
     let spec = spec(options, &source, &blocks, &shares)?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let (targets, truth) = Truth::of(&source, &shares)?;
+    let (targets, truth) = Truth::of(&source, &shares, &spec)?;
     let settings = (options.seeds, options.sweep);
     let figures = Figures::of(&source, &shares, &spec, (targets, truth.clone()), settings)?;
     println!(
@@ -162,15 +162,26 @@ async fn run_to_the_end(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The table with its target: numbers for a linear model, classes for the others.
+/// The table with its target: classes, or for a linear model a number that has more than a few values.
 fn read(options: &Options) -> anyhow::Result<Source> {
-    if options.model != VerticalModel::Linear {
-        return Source::read(&options.data, options.target.as_deref(), &options.categorical);
+    let classes = Source::read(&options.data, options.target.as_deref(), &options.categorical);
+    match (&options.target, &classes) {
+        (Some(target), Ok(source)) if source.schema().classes.len() > FEW_CLASSES => {
+            Source::read_real(&options.data, target, &options.categorical).or(classes)
+        }
+        (Some(target), Err(_)) if options.model == VerticalModel::Linear => {
+            Source::read_real(&options.data, target, &options.categorical)
+        }
+        _ => classes,
     }
-    let Some(target) = &options.target else {
-        bail!("--model linear predicts a number: say which column with --target COLUMN");
-    };
-    Source::read_real(&options.data, target, &options.categorical)
+}
+
+/// The model for this target: logistic regression over more than two classes is the softmax.
+const fn model(wanted: VerticalModel, classes: usize) -> VerticalModel {
+    match wanted {
+        VerticalModel::Logistic { taylor: false } if classes > 2 => VerticalModel::Softmax,
+        other => other,
+    }
 }
 
 /// The workload, with defaults that suit the size of the data.
@@ -202,11 +213,11 @@ fn spec(
         holder,
         target: source.target.clone(),
         target_kind: match classes.is_empty() {
-            true => TargetKind::Real,
+            true => figures::scaling(source, shares)?,
             false => TargetKind::Classes(classes),
         },
         identifiers: vec![IDENTIFIER.to_owned()],
-        model: options.model,
+        model: model(options.model, source.schema().classes.len()),
         l2: 1e-3,
         selection: 0.0,
         epochs: options.epochs.unwrap_or(if few { 10 } else { 3 }),
@@ -218,6 +229,7 @@ fn spec(
             Some(epsilon) => LabelPrivacy::Noise { epsilon, delta: DELTA },
             None => LabelPrivacy::Visible,
         },
+        lone_changes: false,
         max_rows: (largest as u64).next_power_of_two(),
     };
     Workload::Vertical(spec.clone()).check()?;
