@@ -21,8 +21,7 @@ enum Protocol {
 /// A model of any protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum AnyModel {
-    /// Logistic regression; for more than two classes softmax (hybrid-alpha), or one against the rest
-    /// (fedv).
+    /// Logistic regression; for more than two classes softmax.
     Logistic,
     /// A neural network with one hidden layer, averaged (hybrid-alpha).
     Mlp,
@@ -32,7 +31,7 @@ enum AnyModel {
     Svm,
     /// A neural network with one hidden layer by noised gradient steps (threshold).
     Nn,
-    /// Least squares on a target that is a number (fedv).
+    /// Least squares on a number or on classes (fedv).
     Linear,
     /// Logistic regression by the second-order approximation of its loss (fedv).
     Taylor,

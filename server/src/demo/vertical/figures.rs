@@ -9,7 +9,7 @@ use quorate_client::vertical::block::features;
 use quorate_client::vertical::fit::{classified, decisions, explained};
 use quorate_client::vertical::twin::Joined;
 use quorate_protocols::fedv::linear::{Features, Targets, label_sigma};
-use quorate_protocols::workload::{Block, LabelPrivacy, VerticalModel, VerticalSpec};
+use quorate_protocols::workload::{Block, LabelPrivacy, TargetKind, VerticalModel, VerticalSpec};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -26,7 +26,7 @@ const EPSILONS: [f64; 3] = [8.0, 4.0, 1.0];
 pub(super) enum Truth {
     /// Class numbers.
     Classes(Vec<usize>),
-    /// Numbers, standardised as the label holder does it.
+    /// Numbers, scaled as the job says.
     Real(Vec<f64>),
 }
 
@@ -35,20 +35,19 @@ impl Truth {
     ///
     /// # Errors
     /// When the table does not fit the schema.
-    pub(super) fn of(source: &Source, shares: &Shares) -> anyhow::Result<(Targets, Self)> {
+    pub(super) fn of(
+        source: &Source,
+        shares: &Shares,
+        spec: &VerticalSpec,
+    ) -> anyhow::Result<(Targets, Self)> {
         let rows = || shares.train.iter().chain(&shares.test);
         let table = source.table();
-        if source.schema().classes.is_empty() {
+        if let TargetKind::Real { offset, scale } = spec.target_kind {
             let position = table.position(&source.target)?;
             let value = |row: &usize| number(table.text(*row, position)).unwrap_or(f64::NAN);
-            let known: Vec<f64> = shares.train.iter().map(value).collect();
-            let mean = known.iter().sum::<f64>() / known.len() as f64;
-            let variance = known.iter().map(|y| (y - mean) * (y - mean)).sum::<f64>();
-            let deviation = (variance / known.len() as f64).sqrt();
-            let scale = if deviation > 0.0 { deviation } else { 1.0 };
-            let standard = |row: &usize| (value(row) - mean) / scale;
-            let truth = shares.test.iter().map(standard).collect();
-            return Ok((Targets::real(rows().map(standard)), Self::Real(truth)));
+            let scaled = |row: &usize| (value(row) - offset) / scale;
+            let truth = shares.test.iter().map(scaled).collect();
+            return Ok((Targets::real(rows().map(scaled)), Self::Real(truth)));
         }
         let all: Vec<usize> = rows().copied().collect();
         let labels = Dataset::new(table, source.schema(), &all)?.labels;
@@ -65,6 +64,15 @@ impl Truth {
         }
     }
 
+    /// The figure of what the label holder wrote down: numbers in the target's unit.
+    pub(super) fn metric_of_file(&self, spec: &VerticalSpec, by_output: &[Vec<f64>]) -> f64 {
+        let TargetKind::Real { offset, scale } = spec.target_kind else {
+            return self.metric(spec.model, by_output);
+        };
+        let scaled = |own: &Vec<f64>| own.iter().map(|y| (y - offset) / scale).collect();
+        self.metric(spec.model, &by_output.iter().map(scaled).collect::<Vec<_>>())
+    }
+
     /// The figure of decisions, one list per output over the held-out rows.
     pub(super) fn metric(&self, model: VerticalModel, by_output: &[Vec<f64>]) -> f64 {
         match self {
@@ -75,6 +83,19 @@ impl Truth {
             }
         }
     }
+}
+
+/// The public scale of a target that is a number: mean and standard deviation to two digits, as somebody
+/// who knows the subject would state them.
+pub(super) fn scaling(source: &Source, shares: &Shares) -> anyhow::Result<TargetKind> {
+    let table = source.table();
+    let position = table.position(&source.target)?;
+    let value = |row: &usize| number(table.text(*row, position)).unwrap_or(f64::NAN);
+    let known: Vec<f64> = shares.train.iter().map(value).collect();
+    let (mean, deviation) = spread(&known);
+    let two_digits = |x: f64| format!("{x:.1e}").parse::<f64>();
+    let scale = if deviation > 0.0 { deviation } else { 1.0 };
+    Ok(TargetKind::Real { offset: two_digits(mean)?, scale: two_digits(scale)? })
 }
 
 /// One party by itself.

@@ -39,6 +39,8 @@ const DELTA: f64 = 1e-5;
 
 /// Batches of an epoch, roughly.
 const BATCHES: usize = 16;
+/// A target with more values than this is a number for a linear model.
+const FEW_CLASSES: usize = 10;
 
 /// Largest batch that the demo chooses by itself.
 const LARGE_BATCH: u64 = 1024;
@@ -166,10 +168,10 @@ async fn run_to_the_end(options: &Options) -> anyhow::Result<()> {
 fn read(options: &Options) -> anyhow::Result<Source> {
     let classes = Source::read(&options.data, options.target.as_deref(), &options.categorical);
     match (&options.target, &classes) {
-        (Some(target), Ok(source)) if source.schema().classes.len() > FEW_CLASSES => {
-            Source::read_real(&options.data, target, &options.categorical).or(classes)
-        }
-        (Some(target), Err(_)) if options.model == VerticalModel::Linear => {
+        (Some(target), read)
+            if options.model == VerticalModel::Linear
+                && !read.as_ref().is_ok_and(|own| own.schema().classes.len() <= FEW_CLASSES) =>
+        {
             Source::read_real(&options.data, target, &options.categorical)
         }
         _ => classes,

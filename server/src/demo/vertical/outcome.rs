@@ -58,7 +58,7 @@ impl<'a> Outcome<'a> {
     ) -> anyhow::Result<Self> {
         let holder = shares.parties.first().context("no label holder")?;
         let by_output = read_scores(holder, spec.outputs(), &shares.test)?;
-        let metric = truth.metric(spec.model, &by_output);
+        let metric = truth.metric_of_file(spec, &by_output);
         Ok(Self {
             options,
             source,
@@ -142,6 +142,7 @@ impl<'a> Outcome<'a> {
             VerticalModel::Linear => "linear",
             VerticalModel::Logistic { taylor: false } => "logistic",
             VerticalModel::Logistic { taylor: true } => "taylor",
+            VerticalModel::Softmax => "softmax",
             VerticalModel::Svm => "svm",
         }
     }
@@ -389,11 +390,14 @@ impl<'a> Outcome<'a> {
 
     /// Compares the model without label noise with the pooled one, where it is the same model.
     fn judge_fit(&self, name: &str) -> anyhow::Result<()> {
-        let same = self.spec.model == VerticalModel::Logistic { taylor: false };
+        let same = matches!(
+            self.spec.model,
+            VerticalModel::Logistic { taylor: false } | VerticalModel::Softmax
+        );
         let (Some(pooled), Some(allowed)) = (self.figures.pooled, self.allowed()) else {
             return Ok(());
         };
-        if !same || self.spec.outputs() > 1 {
+        if !same {
             return Ok(());
         }
         let visible = self.spec.labels == LabelPrivacy::Visible;
