@@ -39,6 +39,7 @@ const DELTA: f64 = 1e-5;
 
 /// Batches of an epoch, roughly.
 const BATCHES: usize = 16;
+
 /// A target with more values than this is a number for a linear model.
 const FEW_CLASSES: usize = 10;
 
