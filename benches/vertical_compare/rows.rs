@@ -137,6 +137,7 @@ fn spec(
         learning_rate: 0.1,
         momentum: 0.0,
         labels: LabelPrivacy::Noise { epsilon: 4.0, delta: 1e-5 },
+        static_features: false,
         lone_changes: false,
         max_rows: 100_000,
     })

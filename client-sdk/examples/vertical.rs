@@ -83,6 +83,7 @@ fn main() -> anyhow::Result<()> {
         } else {
             LabelPrivacy::Visible
         },
+        static_features: false,
         lone_changes: false,
         max_rows: 1 << 20,
     };

@@ -54,6 +54,7 @@ fn spec(epochs: u32, labels: LabelPrivacy) -> VerticalSpec {
         learning_rate: 0.5,
         momentum: 0.5,
         labels,
+        static_features: false,
         lone_changes: false,
         max_rows: 1000,
     }

@@ -60,6 +60,7 @@ fn spec(
         learning_rate: 0.1,
         momentum: 0.9,
         labels: LabelPrivacy::Visible,
+        static_features: false,
         lone_changes: false,
         max_rows: 1 << 15,
     }
@@ -105,6 +106,7 @@ fn jobs_over_real_columns_equal_training_on_joined_rows() {
                     authorities: 1 + passive % 2,
                     labels: if (number + passive) % 2 == 0 { NOISE } else { LabelPrivacy::Visible },
                     selection: 0.0,
+                    static_features: passive == 3,
                     lone_changes: false,
                     given: Some(Given {
                         blocks,

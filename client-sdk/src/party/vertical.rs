@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use quorate_crypto::fe::product::pick;
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::oprf::{Blinder, Evaluated, PublicKey};
@@ -19,14 +20,14 @@ use quorate_protocols::fedv::messages::{
     VerticalMessage,
 };
 use quorate_protocols::fedv::party::{Event, Mixed, PartyJob, PartyWork};
-use quorate_protocols::fedv::spec;
-use quorate_protocols::fedv::work::{self, Order, Own, row_bits};
+use quorate_protocols::fedv::work::{self, Order, Own, row_bits, with_stored};
+use quorate_protocols::fedv::{shape_of, spec};
 use quorate_protocols::job::{JobPackage, Manifest};
 use quorate_protocols::machine::{Context, Output};
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::aggregator::Outcome;
 use quorate_protocols::round::messages::{BulkRef, Message, SubmitHeader};
-use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Signed, decode, encode};
+use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Name, Signed, decode, encode};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,8 @@ const MACHINE: &str = "vertical-party";
 const WEIGHTS: &str = "vertical-weights";
 /// Kind of the records with the leaf list of the ciphertext under way.
 const CIPHERTEXT: &str = "vertical-ciphertext";
+/// Kind of the record of the features sent once.
+const STORED: &str = "vertical-features";
 /// Kind of the records with opened scores, by job and batch.
 const SCORES: &str = "vertical-scores";
 /// Kind of the records with the seeds of orders, by job and epoch: of replayable jobs only.
@@ -99,6 +102,8 @@ struct Run<'a> {
     order: Option<(Hash, Arc<Order>)>,
     /// The scores and residuals of the batch that the label holder is at.
     opened: Option<(Label, Arc<Opening>)>,
+    /// Others' stored features, at the label holder of a job that has them sent once.
+    stored: BTreeMap<Name, BulkReader>,
     /// Messages that the aggregator took.
     sent: HashSet<Hash>,
     backoff: Backoff,
@@ -479,6 +484,7 @@ impl<'a> Run<'a> {
             weights,
             order: None,
             opened: None,
+            stored: BTreeMap::new(),
             sent: HashSet::new(),
             backoff: Backoff::new(),
             manifest,
@@ -527,7 +533,7 @@ impl<'a> Run<'a> {
             state: self.weights.hash().into(),
         });
         let blobs = self.party.store.blobs();
-        for space in ["own", "frozen"] {
+        for space in ["own", "frozen", "stored", "features"] {
             blobs.delete_namespace(&format!("{}/vertical/{space}", self.job)).await?;
         }
         let replay = if self.party.replayable { Some(self.replay().await?) } else { None };
@@ -617,13 +623,17 @@ impl<'a> Run<'a> {
             for output in todo {
                 match output {
                     Output::Send { message: Message::Submit(header), .. } => {
-                        let space = format!("{}/vertical/own", self.job);
-                        let record = self.party.store.get_record(CIPHERTEXT, &self.id).await?;
+                        let label = header.peek()?.label;
+                        let stored = label == self.machine.features_label();
+                        let (kind, space) = match stored {
+                            true => (STORED, self.own_space(&label)),
+                            false => (CIPHERTEXT, format!("{}/vertical/own", self.job)),
+                        };
+                        let record = self.party.store.get_record(kind, &self.id).await?;
                         let record = record.ok_or(StoreError::BadNumber)?;
                         let bulk = Bulk::from_record(&record)?;
                         let reader = BulkReader::new(self.party.store.blobs(), &space, bulk);
                         if submit(self.party, &self.job, &header, &reader).await? {
-                            let label = header.peek()?.label;
                             let event = Event::Received { label };
                             next.extend(self.apply(event, Batch::new()).await?);
                         } else {
@@ -687,6 +697,22 @@ impl<'a> Run<'a> {
         work: PartyWork,
     ) -> Result<Vec<Output<Message, PartyWork>>, PartyError> {
         match work {
+            PartyWork::EncryptFeatures { label, nonce } => {
+                let (identity, data) =
+                    (Arc::clone(&self.party.keys.identity), Arc::clone(&self.data));
+                let (manifest, entry) = (Arc::clone(&self.manifest), self.party.entry.clone());
+                let words = off_thread(move || {
+                    let own = Own { me: &entry.party, identity: &identity, manifest: &manifest };
+                    own.encrypt_features(&entry, label, nonce, &data.features)
+                })
+                .await??;
+                let space = self.own_space(&label);
+                self.party.store.blobs().delete_namespace(&space).await?;
+                let bulk = write(self.party, &space, &words).await?;
+                let record = Batch::new().put_record(STORED, &self.id, bulk.to_record());
+                let ciphertext = bulk_ref(&bulk);
+                self.apply(Event::Encrypted { label, ciphertext }, record).await
+            }
             PartyWork::Encrypt { epoch, fields, nonce } => {
                 let label = fields.label(&self.manifest);
                 let (open, order) = self.order(&epoch).await?;
@@ -734,8 +760,8 @@ impl<'a> Run<'a> {
                     return self.apply(Event::Opened { label, asks: Vec::new() }, record).await;
                 }
                 let asks = self
-                    .compute(order, fields, move |own, _, _| {
-                        own.product_asks(&open.roster, label, &opening.residuals)
+                    .compute(order, fields, move |own, batch, _| {
+                        own.product_asks(&open.roster, batch, &opening.residuals)
                     })
                     .await??;
                 self.apply(Event::Opened { label, asks }, Batch::new()).await
@@ -795,6 +821,48 @@ impl<'a> Run<'a> {
         .await
     }
 
+    fn own_space(&self, label: &Label) -> String {
+        format!("{}/vertical/features/{}", self.job, Hex32::from(*label))
+    }
+
+    /// Puts the batch's rows of the stored features into the ciphertexts, where a job has them sent once.
+    /// The stored ones are fetched once a run and read column by column.
+    async fn add_stored(
+        &mut self,
+        order: &Order,
+        freeze: &Signed<BatchFreeze>,
+        fields: &BatchFields,
+        ciphertexts: &mut [Vec<u8>],
+    ) -> Result<(), PartyError> {
+        let manifest = Arc::clone(&self.manifest);
+        let rows = order.rows(fields.counter).unwrap_or(&[]);
+        for (header, upload) in freeze.peek()?.features.iter().zip(ciphertexts) {
+            let header = header.peek()?;
+            let (name, info) = (&header.party, bulk_info(&header.ciphertext));
+            if !self.stored.contains_key(name) {
+                let space = format!("{}/vertical/stored/{name}", self.job);
+                let blobs = self.party.store.blobs();
+                blobs.delete_namespace(&space).await?;
+                let hex = Hex32::from(header.label);
+                let base = format!("{}/submissions/{hex}/{name}", self.party.job_url(&self.job));
+                let client = self.party.http.client();
+                let reader = download(client, &base, &info, blobs, &space, &quick()).await?;
+                self.stored.insert(name.clone(), reader);
+            }
+            let Some(reader) = self.stored.get(name) else { continue };
+            let shape = shape_of(spec(&manifest)?, fields, name, upload.len() as u64)?;
+            let column = info.len.checked_div(shape.columns as u64).unwrap_or(0);
+            let mut features = Vec::with_capacity(shape.features().saturating_mul(8));
+            for number in 0..shape.columns as u64 {
+                let all = reader.read_range(number * column..(number + 1) * column).await?;
+                pick(&all, rows, &mut features)
+                    .map_err(|e| Refusal::new(Code::Malformed, e.to_string()))?;
+            }
+            *upload = with_stored(&shape, upload, &features)?;
+        }
+        Ok(())
+    }
+
     /// What the label holder reads in a frozen batch: fetched and opened once.
     async fn open(
         &mut self,
@@ -821,6 +889,9 @@ impl<'a> Run<'a> {
             let client = self.party.http.client();
             let reader = download(client, &base, &info, blobs, &space, &quick()).await?;
             ciphertexts.push(reader.read_range(0..info.len).await?);
+        }
+        if fields.purpose == BatchPurpose::Train {
+            self.add_stored(order, freeze, &fields, &mut ciphertexts).await?;
         }
         let (weights, keys) = (self.weights.clone(), keys.to_vec());
         let opening = self

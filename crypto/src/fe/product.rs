@@ -79,11 +79,31 @@ impl ProductShape {
             .saturating_mul(WORD)
     }
 
+    /// Bytes of a ciphertext of scores and masks, when the features were sent before.
+    #[must_use]
+    pub const fn stored_bytes(&self) -> usize {
+        self.scores().saturating_add(self.products()).saturating_mul(WORD)
+    }
+
     /// Bytes of a ciphertext that holds scores alone.
     #[must_use]
     pub const fn score_bytes(&self) -> usize {
         self.scores().saturating_mul(WORD)
     }
+}
+
+/// A party's features of all rows, sent once under a label of their own and used in every batch: one
+/// column after the other.
+#[derive(Clone, Copy)]
+pub struct StoredFeatures<'a> {
+    /// Their label.
+    pub label: Label,
+    /// What they are padded with.
+    pub keyed: KeyedNonce<'a>,
+    /// Rows of a column.
+    pub rows: usize,
+    /// The rows of the batch.
+    pub batch: &'a [u32],
 }
 
 /// One batch of one party under one label.
@@ -173,9 +193,43 @@ impl ProductContext {
             stream.write(&mut column).map_err(|_| LONG)?;
             key.extend(products(&column, vectors, shape.rows));
         }
-        let mut masks = Zeroizing::new(vec![0u8; shape.products().saturating_mul(WORD)]);
-        stream.write(&mut masks).map_err(|_| LONG)?;
-        add_words(&mut key, &masks);
+        add_pads(&mut stream, &mut key)?;
+        Ok(key)
+    }
+
+    /// The same where the features were sent before: sum_i v_ic R_ij over the batch's rows of the stored
+    /// pads, plus the pad of this label's mask.
+    ///
+    /// # Errors
+    /// [`SchemeError::Length`] when vectors or rows do not fit the shape, [`SchemeError::Shape`] when a
+    /// row is past the stored ones.
+    ///
+    /// # Security
+    /// The pads R serve many keys; each key is uniform because the pad of its mask is fresh. Two keys
+    /// under one label and nonce show sum_i (v - v')_i R_ij, and so the products of the difference.
+    pub fn stored_product_key(
+        &self,
+        keyed: &KeyedNonce<'_>,
+        stored: &StoredFeatures<'_>,
+        shape: &ProductShape,
+        vectors: &[u64],
+    ) -> Result<Zeroizing<Vec<u64>>, SchemeError> {
+        check(vectors.len(), shape.scores())?;
+        check(stored.batch.len(), shape.rows)?;
+        let of_features = Self { label: stored.label, suite: self.suite };
+        let mut stream = of_features.pad(&stored.keyed);
+        let mut key = Zeroizing::new(Vec::with_capacity(shape.products()));
+        let mut all = Zeroizing::new(vec![0u8; stored.rows.saturating_mul(WORD)]);
+        let mut column = Zeroizing::new(Vec::with_capacity(shape.rows.saturating_mul(WORD)));
+        for _ in 0..shape.columns {
+            stream.write(&mut all).map_err(|_| LONG)?;
+            column.clear();
+            pick(&all, stored.batch, &mut column)?;
+            key.extend(products(&column, vectors, shape.rows));
+        }
+        let mut stream = self.pad(keyed);
+        stream.seek(shape.score_bytes() as u64).map_err(|_| LONG)?;
+        add_pads(&mut stream, &mut key)?;
         Ok(key)
     }
 
@@ -270,6 +324,26 @@ pub fn unmask_products(
         .zip(blinds)
         .map(|((word, mask), blind)| word.wrapping_sub(*mask).wrapping_sub(blind).cast_signed())
         .collect())
+}
+
+/// Appends the words of `rows` out of a column.
+///
+/// # Errors
+/// [`SchemeError::Shape`] when a row is past the column's end.
+pub fn pick(column: &[u8], rows: &[u32], out: &mut Vec<u8>) -> Result<(), SchemeError> {
+    let words = column.as_chunks::<WORD>().0;
+    for row in rows {
+        let word = words.get(*row as usize);
+        out.extend_from_slice(word.ok_or(SchemeError::Shape("a row past the stored features"))?);
+    }
+    Ok(())
+}
+
+fn add_pads(stream: &mut Keystream, sum: &mut [u64]) -> Result<(), SchemeError> {
+    let mut pads = Zeroizing::new(vec![0u8; sum.len().saturating_mul(WORD)]);
+    stream.write(&mut pads).map_err(|_| LONG)?;
+    add_words(sum, &pads);
+    Ok(())
 }
 
 const LONG: SchemeError = SchemeError::Shape("a batch longer than one keystream covers");
@@ -423,6 +497,54 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Features sent once open in every batch to what those sent with the batch do.
+    #[test]
+    fn stored_features_give_the_same_products() {
+        let (rows, columns, outputs) = (9usize, 3usize, 2usize);
+        let key = SharedKey::from_bytes([1; 32]);
+        let (stored_nonce, nonce) = (Nonce([2; 16]), Nonce([3; 16]));
+        let suite = PadSuite::Aes256Ctr;
+        let label = Label([4; 32]);
+        let mut rng = ChaCha20Rng::seed_from_u64(5);
+        let plain: Vec<u64> = (0..rows * columns).map(|_| rng.next_u64()).collect();
+        let mut features = bytes(&plain);
+        let keyed = KeyedNonce { key: &key, nonce: stored_nonce };
+        ProductContext { label, suite }.seal(&[keyed], &mut features).unwrap();
+        for (number, batch) in [[0u32, 3, 8, 5], [7, 1, 2, 0], [0, 3, 8, 5]].iter().enumerate() {
+            let shape = ProductShape { rows: batch.len(), columns, outputs };
+            let context =
+                ProductContext { label: Label([10 + u8::try_from(number).unwrap(); 32]), suite };
+            let masks: Vec<u64> = (0..shape.products()).map(|_| rng.next_u64()).collect();
+            let mut upload = bytes(&[vec![0; shape.scores()], masks.clone()].concat());
+            assert_eq!(upload.len(), shape.stored_bytes());
+            let own = KeyedNonce { key: &key, nonce };
+            context.seal(&[own], &mut upload).unwrap();
+            let vectors: Vec<u64> = (0..shape.scores()).map(|_| rng.next_u64()).collect();
+            let stored = StoredFeatures { label, keyed, rows, batch };
+            let product = context.stored_product_key(&own, &stored, &shape, &vectors).unwrap();
+            // What the label holder puts together: scores, the batch's rows, masks.
+            let mut whole = upload[..shape.score_bytes()].to_vec();
+            for column in features.chunks(rows * WORD) {
+                pick(column, batch, &mut whole).unwrap();
+            }
+            whole.extend_from_slice(&upload[shape.score_bytes()..]);
+            let opened = open_products(&shape, &whole, &vectors, &[&product]).unwrap();
+            for j in 0..columns {
+                for c in 0..outputs {
+                    let sum = (0..batch.len()).fold(masks[j * outputs + c], |sum, i| {
+                        let x = plain[j * rows + batch[i] as usize];
+                        sum.wrapping_add(x.wrapping_mul(vectors[c * batch.len() + i]))
+                    });
+                    assert_eq!(opened[j * outputs + c], sum);
+                }
+            }
+            let past = StoredFeatures { batch: &[0, 1, 2, 9], ..stored };
+            assert!(context.stored_product_key(&own, &past, &shape, &vectors).is_err());
+            let short = StoredFeatures { batch: &[0, 1, 2], ..stored };
+            assert!(context.stored_product_key(&own, &short, &shape, &vectors).is_err());
         }
     }
 

@@ -27,7 +27,7 @@ use super::messages::{
     BatchFields, BatchFreeze, BatchOpen, BatchPurpose, Commit, EpochOpen, Gradient, PartyView,
     ProductAsk, ProductKey, Ready, ScoreKey, Scored, SeedShare, VerticalMessage, root_of,
 };
-use super::{Shown, batch_rows, check_header, passive, spec};
+use super::{Shown, batch_rows, check_features, check_header, features_label, passive, spec};
 use crate::checks::{Check, holds};
 use crate::job::{Approval, JobPackage, Manifest, RosterEntry, roster_root};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
@@ -82,6 +82,8 @@ struct Joined {
     entry: RosterEntry,
     active: bool,
     ready: Option<Verified<Ready>>,
+    /// The features it stored, where a job has them sent once.
+    features: Option<Verified<SubmitHeader>>,
     gradient: Option<Signed<Gradient>>,
 }
 
@@ -295,9 +297,22 @@ impl AggregatorJob {
         }
     }
 
-    /// The label whose ciphertexts are needed, if a batch is open.
+    /// The labels whose ciphertexts are needed: the open batch's, and that of stored features.
     #[must_use]
-    pub fn live_label(&self) -> Option<Label> {
+    pub fn live_labels(&self) -> Vec<Label> {
+        let own = self.batch_label();
+        let finished = self.outcome().is_some();
+        own.into_iter().chain(self.features_label().filter(|_| !finished)).collect()
+    }
+
+    /// The label of stored features, once the label holder's rows are known.
+    fn features_label(&self) -> Option<Label> {
+        let spec = spec(&self.manifest).ok().filter(|spec| spec.static_features)?;
+        let ready = self.parties.get(&spec.holder)?.ready.as_ref()?;
+        Some(features_label(&self.hash, &ready.order))
+    }
+
+    fn batch_label(&self) -> Option<Label> {
         match &self.phase {
             Phase::Aligning(aligning) => Some(aligning.label),
             Phase::Collecting(batch) => Some(batch.label),
@@ -306,9 +321,13 @@ impl AggregatorJob {
         }
     }
 
-    /// Whether this batch is frozen with a submission of `party`.
+    /// Whether this batch is frozen with a submission of `party`, or these are its stored features.
     #[must_use]
     pub fn is_frozen(&self, label: &Label, party: &Name) -> bool {
+        let features = self.parties.get(party).and_then(|joined| joined.features.as_ref());
+        if features.is_some_and(|header| header.label == *label) {
+            return true;
+        }
         match &self.phase {
             Phase::Bound(bound) => {
                 bound.batch.label == *label && bound.batch.headers.contains_key(party)
@@ -330,7 +349,11 @@ impl AggregatorJob {
             outputs: spec.outputs(),
         };
         let tags = spec.max_rows.saturating_mul(TAG_BYTES as u64);
-        tags.max(shape.train_bytes() as u64)
+        let stored = match spec.static_features {
+            true => spec.max_rows.saturating_mul(widest).saturating_mul(8),
+            false => 0,
+        };
+        tags.max(shape.train_bytes() as u64).max(stored)
     }
 
     /// Where the job stands.
@@ -350,9 +373,9 @@ impl AggregatorJob {
             Phase::Gathering(_) => {
                 let aligned = self.aligned.is_some();
                 let here = |name: &Name| {
-                    self.parties
-                        .get(name)
-                        .is_some_and(|j| j.active && (!aligned || j.ready.is_some()))
+                    self.parties.get(name).is_some_and(|j| {
+                        j.active && (!aligned || (j.ready.is_some() && self.has_features(name, j)))
+                    })
                 };
                 ("gathering", active(), all.into_iter().filter(|name| !here(name)).collect())
             }
@@ -393,6 +416,13 @@ impl AggregatorJob {
             parties,
             missing,
         }
+    }
+
+    /// Whether a party stored its features, or need not.
+    fn has_features(&self, name: &Name, joined: &Joined) -> bool {
+        spec(&self.manifest).is_ok_and(|spec| {
+            !spec.static_features || spec.holder == *name || joined.features.is_some()
+        })
     }
 
     fn waited<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = &'a Name> {
@@ -619,8 +649,13 @@ impl AggregatorJob {
                 }
             }
             _ => {
-                let joined =
-                    Joined { entry: entry.clone(), active: true, ready: None, gradient: None };
+                let joined = Joined {
+                    entry: entry.clone(),
+                    active: true,
+                    ready: None,
+                    features: None,
+                    gradient: None,
+                };
                 self.parties.insert(entry.party.clone(), joined);
             }
         }
@@ -694,16 +729,17 @@ impl AggregatorJob {
             (Some(_), Some(rows)) => Some(rows),
             (Some(_), None) => return Vec::new(),
         };
-        // Only who aligned the same rows can take part.
-        let agrees = |joined: &&Joined| {
+        // Only who aligned the same rows, and stored their features if that is asked for, can take part.
+        let agrees = |(name, joined): &(&Name, &Joined)| {
             joined.active
                 && rows.is_none_or(|rows| {
                     let own = joined.ready.as_ref();
                     own.is_some_and(|own| (own.rows, own.order) == (rows.rows, rows.order))
+                        && self.has_features(name, joined)
                 })
         };
         let mut roster: Vec<RosterEntry> =
-            self.parties.values().filter(agrees).map(|joined| joined.entry.clone()).collect();
+            self.parties.iter().filter(agrees).map(|(_, joined)| joined.entry.clone()).collect();
         // A late comer whose scores would stand alone stays out of the job.
         if self.shown.with(&self.manifest, &roster).is_err() {
             roster.retain(|entry| entry.party == spec.holder || self.shown.has(&entry.party));
@@ -712,7 +748,8 @@ impl AggregatorJob {
         if passives < self.manifest.floor() || self.shown.with(&self.manifest, &roster).is_err() {
             return Vec::new();
         }
-        let ready = *since.insert(before.unwrap_or(cx.now_ms));
+        let ready = before.unwrap_or(cx.now_ms);
+        self.phase = Phase::Gathering(Some(ready));
         let wait_until = ready.saturating_add(self.manifest.deadlines.grace_ms);
         if roster.len() < spec.blocks.len() && cx.now_ms < wait_until {
             return Vec::new();
@@ -913,6 +950,11 @@ impl AggregatorJob {
     /// [`Code::Late`], [`Code::UnknownParty`], [`Code::WrongLabel`], [`Code::WrongLength`],
     /// [`Code::Duplicate`], [`Code::BadSignature`].
     pub fn admit(&self, header: &Signed<SubmitHeader>) -> Result<Verified<SubmitHeader>, Refusal> {
+        if let Some(label) = self.features_label()
+            && header.peek()?.label == label
+        {
+            return self.admit_features(header);
+        }
         if let Phase::Aligning(aligning) = &self.phase {
             return self.admit_tags(aligning, header);
         }
@@ -933,6 +975,27 @@ impl AggregatorJob {
                 Err(Refusal::new(Code::Late, "the batch is frozen"))
             }
             None => Ok(header),
+        }
+    }
+
+    fn admit_features(
+        &self,
+        header: &Signed<SubmitHeader>,
+    ) -> Result<Verified<SubmitHeader>, Refusal> {
+        let claimed = header.peek()?;
+        let known = self.parties.get(&claimed.party);
+        let rows = known.and_then(|joined| Some((joined, joined.ready.as_ref()?)));
+        let (joined, ready) = rows.filter(|_| self.outcome().is_none()).ok_or_else(|| {
+            Refusal::new(Code::UnknownParty, "features come from who joined and aligned its rows")
+        })?;
+        let rows = (ready.rows, &ready.order);
+        let header = check_features(&self.manifest, rows, &joined.entry, header)?;
+        match &joined.features {
+            Some(stored) if stored.signed() != header.signed() => {
+                Err(Refusal::new(Code::Duplicate, "this party stored other features before")
+                    .blaming(Culprit::Party(header.party.clone())))
+            }
+            _ => Ok(header),
         }
     }
 
@@ -976,6 +1039,15 @@ impl AggregatorJob {
             to: Peer::Party(header.party.clone()),
             message: Message::Receipt(receipt.signed().clone()),
         }];
+        if self.features_label() == Some(header.label) {
+            let note = format!("{}, {} bytes", header.party, header.ciphertext.len);
+            outputs.push(Output::Log(Fact::job("features.stored", note)));
+            if let Some(joined) = self.parties.get_mut(&header.party) {
+                joined.features = Some(header);
+            }
+            outputs.extend(self.try_epoch(cx));
+            return Ok(outputs);
+        }
         if let Phase::Aligning(aligning) = &mut self.phase {
             aligning.headers.insert(header.party.clone(), header);
             outputs.extend(self.requests());
@@ -1001,6 +1073,12 @@ impl AggregatorJob {
             epoch: batch.epoch.open.signed().clone(),
             open: batch.open.signed().clone(),
             members: batch.headers.values().map(|header| header.signed().clone()).collect(),
+            features: batch
+                .headers
+                .keys()
+                .filter_map(|name| self.parties.get(name)?.features.as_ref())
+                .map(|header| header.signed().clone())
+                .collect(),
         };
         let fields = batch.open.fields;
         let freeze = Signed::sign(freeze, cx.identity);

@@ -68,6 +68,7 @@ fn spec(features: &[usize], labels: LabelPrivacy, epochs: u32, batch: u32) -> Ve
         learning_rate: 0.25,
         momentum: 0.0,
         labels,
+        static_features: false,
         lone_changes: false,
         max_rows: 1 << 16,
     }
@@ -919,6 +920,7 @@ fn exchange(data: &Data, mut weights: Vec<Weights>, number: u64) -> Exchange {
         epoch: epoch.signed().clone(),
         open: Signed::sign(open.clone(), &aggregator).signed().clone(),
         members: (1..).zip(&ciphertexts).map(header).collect(),
+        features: Vec::new(),
     };
     let frozen = Signed::sign(freeze.clone(), &aggregator).signed().clone();
     let directory: BTreeMap<Name, RosterEntry> =
@@ -942,7 +944,7 @@ fn exchange(data: &Data, mut weights: Vec<Weights>, number: u64) -> Exchange {
     let scores =
         holder.open(&batch, (&data.features[0], &weights[0]), &parts, &score_keys).unwrap();
     let residuals = holder.residuals(&batch, &data.targets(), &scores).unwrap();
-    let asks = holder.product_asks(&roster, label, &residuals).unwrap();
+    let asks = holder.product_asks(&roster, &batch, &residuals).unwrap();
     let mut product_keys = Vec::new();
     for (((_, identity), job), ask) in authorities.iter().zip(jobs).zip(&asks) {
         let mut cx = Context { now_ms: 0, identity, rng: &mut rng };

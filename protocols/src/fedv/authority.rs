@@ -1,8 +1,8 @@
 //! The authority's side of a vertical job: one score key and one product key per batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_crypto::fe::product::ProductContext;
+use quorate_crypto::fe::product::{ProductContext, StoredFeatures};
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::oprf::{ELEMENT_BYTES, MAX_BATCH};
@@ -13,8 +13,8 @@ use super::messages::{
     BatchFreeze, BatchPurpose, Evaluate, ProductAsk, ProductKey, ScoreKey, VerticalMessage,
 };
 use super::{
-    Shown, authority_pair, check_batch, check_epoch, check_members, open_words, passive, seal,
-    seal_info, shape_of, spec, word_bytes,
+    Shown, authority_pair, check_batch, check_epoch, check_members, check_stored, open_words,
+    passive, seal, seal_info, shape_of, spec, word_bytes,
 };
 use crate::checks::{Check, holds};
 use crate::job::{Approval, Manifest, Minima, evaluation_key};
@@ -36,6 +36,8 @@ struct Issued {
     open: Verified<super::messages::BatchOpen>,
     label: Label,
     members: Vec<Verified<SubmitHeader>>,
+    /// The members' stored features, where features are sent once.
+    features: Vec<Verified<SubmitHeader>>,
     ask: Option<Verified<ProductAsk>>,
 }
 
@@ -81,6 +83,8 @@ pub struct AuthorityJob {
     approval: Verified<Approval>,
     issued: Option<Issued>,
     shown: Shown,
+    /// The features that each party stored: one upload for the whole job.
+    stored: BTreeMap<Name, Hash>,
     evaluations: BTreeMap<Name, Evaluations>,
 }
 
@@ -109,6 +113,7 @@ impl AuthorityJob {
             approval,
             issued: None,
             shown: Shown::default(),
+            stored: BTreeMap::new(),
             evaluations: BTreeMap::new(),
         };
         Ok((job, outputs))
@@ -244,6 +249,13 @@ impl AuthorityJob {
         }
         // V5
         let members = check_members(&self.manifest, &epoch, (&open.fields, &label), &freeze)?;
+        let features = check_stored(&self.manifest, &epoch, &freeze)?;
+        for header in &features {
+            if self.stored.get(&header.party).is_some_and(|known| *known != header.hash()) {
+                return Err(Refusal::new(Code::LabelUsed, "other features were used before")
+                    .blaming(Culprit::Party(header.party.clone())));
+            }
+        }
         // V6
         let later = self
             .issued
@@ -277,10 +289,12 @@ impl AuthorityJob {
             open.fields.attempt,
             format!("batch {} of {} parties", open.fields.counter, members.len()),
         );
-        let issued = Issued { freeze, epoch, open, label, members, ask: None };
+        let stored = features.iter().map(|header| (header.party.clone(), header.hash())).collect();
+        let issued = Issued { freeze, epoch, open, label, members, features, ask: None };
         let key = self.make_score_key(cx, &issued)?;
         self.issued = Some(issued);
         self.shown = shown;
+        self.stored.extend::<BTreeMap<_, _>>(stored);
         Ok(vec![Output::Log(fact), reply(Message::Vertical(VerticalMessage::ScoreKey(key)))])
     }
 
@@ -372,19 +386,33 @@ impl AuthorityJob {
         let info = seal_info("product-ask", &issued.label.0, &spec.holder, &self.me);
         let fields = &issued.open.fields;
         let scores = (fields.rows as usize).saturating_mul(spec.outputs());
-        let count = scores.saturating_mul(issued.members.len());
-        let vectors = open_words(cx.identity, &info, &ask.sealed, count).map_err(blame)?;
+        let named = if spec.static_features { fields.rows as usize } else { 0 };
+        let count = scores.saturating_mul(issued.members.len()).saturating_add(named);
+        let words = open_words(cx.identity, &info, &ask.sealed, count).map_err(blame)?;
+        let (rows, vectors) = words.split_at_checked(named).unwrap_or_default();
+        let rows = batch_rows_of(rows, issued.epoch.rows).map_err(blame)?;
         let pairs = self.pairs(cx, issued)?;
-        let mut words = zeroize::Zeroizing::new(Vec::new());
-        for ((header, key), vectors) in
-            issued.members.iter().zip(&pairs).zip(vectors.chunks(scores.max(1)))
-        {
+        let mut answer = zeroize::Zeroizing::new(Vec::new());
+        let members = issued.members.iter().zip(&pairs).zip(vectors.chunks(scores.max(1)));
+        for (index, ((header, key), vectors)) in members.enumerate() {
             let shape = shape_of(spec, fields, &header.party, header.ciphertext.len)?;
             let keyed = KeyedNonce { key, nonce: header.nonce };
-            let own = self.context(issued.label).product_key(&keyed, &shape, vectors);
-            words.extend_from_slice(&own.map_err(scheme)?);
+            let context = self.context(issued.label);
+            let own = match issued.features.get(index) {
+                None => context.product_key(&keyed, &shape, vectors),
+                Some(features) => {
+                    let stored = StoredFeatures {
+                        label: features.label,
+                        keyed: KeyedNonce { key, nonce: features.nonce },
+                        rows: issued.epoch.rows as usize,
+                        batch: &rows,
+                    };
+                    context.stored_product_key(&keyed, &stored, &shape, vectors)
+                }
+            };
+            answer.extend_from_slice(&own.map_err(scheme)?);
         }
-        let sealed = self.seal_to_holder(cx, issued, "product-key", &words)?;
+        let sealed = self.seal_to_holder(cx, issued, "product-key", &answer)?;
         let key =
             ProductKey { authority: self.me.clone(), label: issued.label, ask: ask.hash(), sealed };
         let key = Signed::sign(key, cx.identity).signed().clone();
@@ -399,6 +427,19 @@ impl AuthorityJob {
         }
         Ok(vec![Output::Log(fact), reply(Message::Vertical(VerticalMessage::ProductKey(key)))])
     }
+}
+
+/// The rows that the label holder names, each once and all of the `count` aligned ones.
+fn batch_rows_of(words: &[u64], count: u32) -> Result<Vec<u32>, Refusal> {
+    let rows: BTreeSet<u32> = words
+        .iter()
+        .filter_map(|row| u32::try_from(*row).ok().filter(|row| *row < count))
+        .collect();
+    if rows.len() != words.len() {
+        return Err(Refusal::new(Code::Malformed, "the rows of the batch are not distinct rows"));
+    }
+    // In the order of the vectors.
+    Ok(words.iter().filter_map(|row| u32::try_from(*row).ok()).collect())
 }
 
 fn scheme(error: SchemeError) -> Refusal {

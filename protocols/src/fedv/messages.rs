@@ -219,6 +219,8 @@ pub struct BatchFreeze {
     pub open: Signed<BatchOpen>,
     /// The headers of all passive parties of the roster, sorted by party.
     pub members: Vec<Signed<SubmitHeader>>,
+    /// The headers of the same parties' stored features; empty where features come with the batch.
+    pub features: Vec<Signed<SubmitHeader>>,
 }
 postcard_body!(BatchFreeze, "quorate/batch-freeze/1");
 
@@ -243,7 +245,8 @@ pub struct ProductAsk {
     pub authority: Name,
     /// The label.
     pub label: Label,
-    /// HPKE to the authority: for every passive party, in order, outputs x rows masked words.
+    /// HPKE to the authority: with stored features, the batch's rows; then for every passive party, in
+    /// order, outputs x rows masked words.
     pub sealed: Vec<u8>,
 }
 postcard_body!(ProductAsk, "quorate/product-ask/1");

@@ -20,6 +20,10 @@
 //! rho_p is a keystream that L shares with p. L opens <v_p, x_j> + m_pj and sends it, sealed, to p, who
 //! takes both masks off and has its gradient.
 //!
+//! A job may have features sent once, before the first epoch, under a label of their own
+//! (`static_features`); a batch then brings scores and fresh masks alone, and the label holder names its
+//! rows to the authorities.
+//!
 //! # Security
 //! The aggregator sees ciphertexts, sealed messages and who takes part. An authority sees uniform
 //! vectors v_p. L sees the summed scores of every batch, and so over the epochs the Gram matrix of the
@@ -78,7 +82,7 @@ use crate::job::{Manifest, RosterEntry, roster_root};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::messages::SubmitHeader;
 use crate::wire::{Name, Signed, Verified};
-use crate::workload::{VerticalSpec, Workload};
+use crate::workload::{Block, VerticalSpec, Workload};
 use messages::{BatchFields, BatchFreeze, BatchOpen, BatchPurpose, EpochOpen};
 
 /// Number of this protocol in manifests.
@@ -101,7 +105,8 @@ pub const CARD: Card = Card {
         },
         Guarantee {
             role: "authority",
-            learns: "who takes part and sizes; vectors that are uniform to it",
+            learns: "who takes part and sizes; vectors that are uniform to it; with static features \
+                     which rows a batch holds",
         },
         Guarantee {
             role: "label holder",
@@ -148,6 +153,76 @@ pub(crate) fn passive<'a>(
     roster.iter().filter(|entry| entry.party != spec.holder)
 }
 
+/// The label under which parties store their features, where a job has them sent once.
+pub(crate) fn features_label(manifest: &Hash, order: &Hash) -> Label {
+    Label(hash_parts("quorate/vertical-features/1", &[&manifest.0, &order.0]).0)
+}
+
+/// The length of a passive party's stored features of `rows` rows.
+pub(crate) fn features_bytes(spec: &VerticalSpec, party: &Name, rows: u32) -> u64 {
+    let features = spec.block(party).map_or(0, Block::features);
+    features.saturating_mul(u64::from(rows)).saturating_mul(WORD as u64)
+}
+
+/// One passive party's header of stored features.
+pub(crate) fn check_features(
+    manifest: &Manifest,
+    (rows, order): (u32, &Hash),
+    entry: &RosterEntry,
+    header: &Signed<SubmitHeader>,
+) -> Result<Verified<SubmitHeader>, Refusal> {
+    let header = header.verify(&entry.verify)?;
+    let spec = spec(manifest)?;
+    let hash = manifest.hash();
+    let right = spec.static_features
+        && header.label == features_label(&hash, order)
+        && header.manifest == hash
+        && header.party == entry.party
+        && header.epoch == entry.epoch
+        && header.scheme == manifest.scheme;
+    if !right {
+        return Err(Refusal::new(
+            Code::WrongLabel,
+            "the features are of another job, order or epoch",
+        ));
+    }
+    let expected = features_bytes(spec, &entry.party, rows);
+    if header.ciphertext.len != expected {
+        let why = format!("{} bytes of features, {expected} expected", header.ciphertext.len);
+        return Err(
+            Refusal::new(Code::WrongLength, why).blaming(Culprit::Party(entry.party.clone()))
+        );
+    }
+    Ok(header)
+}
+
+/// The headers of the features that a frozen batch uses, of all passive parties in order; none where they
+/// come with the batch.
+pub(crate) fn check_stored(
+    manifest: &Manifest,
+    epoch: &EpochOpen,
+    freeze: &BatchFreeze,
+) -> Result<Vec<Verified<SubmitHeader>>, Refusal> {
+    let spec = spec(manifest)?;
+    let wrong = || {
+        Refusal::new(Code::BadY, "not the stored features of all passive parties, each once")
+            .blaming(Culprit::Aggregator)
+    };
+    if !spec.static_features {
+        return if freeze.features.is_empty() { Ok(Vec::new()) } else { Err(wrong()) };
+    }
+    if freeze.features.len() != passive(spec, &epoch.roster).count() {
+        return Err(wrong());
+    }
+    passive(spec, &epoch.roster)
+        .zip(&freeze.features)
+        .map(|(entry, header)| {
+            check_features(manifest, (epoch.rows, &epoch.order), entry, header)
+                .map_err(|refusal| refusal.blaming(Culprit::Aggregator))
+        })
+        .collect()
+}
+
 /// The sizes of a passive party's part of a batch, from the length of its ciphertext: columns that
 /// feature selection dropped are not sent.
 ///
@@ -165,9 +240,14 @@ pub fn shape_of(
         ProductShape { rows: fields.rows as usize, columns: 0, outputs: spec.outputs() };
     let bytes = usize::try_from(bytes).map_err(|_| wrong())?;
     let rest = bytes.checked_sub(shape.score_bytes()).ok_or_else(wrong)?;
-    let column = shape.rows.saturating_add(shape.outputs).saturating_mul(WORD);
+    // Stored features are not sent again.
+    let sent = if spec.static_features { 0 } else { shape.rows };
+    let column = sent.saturating_add(shape.outputs).saturating_mul(WORD);
     let columns = rest.checked_div(column).unwrap_or(0);
-    let whole = columns.saturating_mul(column) == rest && columns as u64 <= features;
+    let all = !spec.static_features
+        || fields.purpose == BatchPurpose::Score
+        || columns as u64 == features;
+    let whole = columns.saturating_mul(column) == rest && columns as u64 <= features && all;
     if !whole || (fields.purpose == BatchPurpose::Score && columns != 0) {
         return Err(wrong());
     }

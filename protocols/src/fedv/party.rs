@@ -18,7 +18,7 @@ use super::messages::{
     trained_hash,
 };
 use super::work::Own;
-use super::{Shown, check_batch, check_epoch, check_members, spec};
+use super::{Shown, check_batch, check_epoch, check_members, check_stored, features_label, spec};
 use crate::checks::{Check, holds};
 use crate::job::{JobPackage, Manifest, Minima, RosterEntry};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
@@ -41,6 +41,13 @@ pub struct Mixed {
 /// Work outside the machine. Every piece gives the same bytes when it is repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PartyWork {
+    /// Encrypt all features once, for jobs that store them: [`Own::encrypt_features`].
+    EncryptFeatures {
+        /// Their label.
+        label: Label,
+        /// Fresh randomness of this label.
+        nonce: Nonce,
+    },
     /// Encrypt the party's part of a batch: [`Own::encrypt`].
     Encrypt {
         /// The epoch.
@@ -93,7 +100,7 @@ pub enum PartyWork {
 pub enum Event {
     /// A look at the aggregator's state.
     View(Box<PartyView>),
-    /// [`PartyWork::Encrypt`] is done and the ciphertext is durable.
+    /// [`PartyWork::Encrypt`] or [`PartyWork::EncryptFeatures`] is done and the ciphertext is durable.
     Encrypted {
         /// Its label.
         label: Label,
@@ -174,6 +181,14 @@ impl Step {
     }
 }
 
+/// The upload of features that serves all batches.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Stored {
+    nonce: Nonce,
+    header: Option<Signed<SubmitHeader>>,
+    received: bool,
+}
+
 /// The batch a party is at.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Working {
@@ -203,6 +218,8 @@ pub struct PartyJob {
     trained: Vec<u8>,
     /// What the first epoch bound the rows to train on by: the same in every later one.
     bound: Option<Hash>,
+    /// The features sent once, at a passive party of a job that has it so.
+    stored: Option<Stored>,
     epoch: Option<Current>,
     /// Over the epochs whose scores were opened, as far as this party knows.
     shown: Shown,
@@ -254,6 +271,7 @@ impl PartyJob {
             ready,
             trained,
             bound: None,
+            stored: None,
             epoch: None,
             shown: Shown::default(),
             working: None,
@@ -324,6 +342,32 @@ impl PartyJob {
     /// What the stored machine still has to send or to compute.
     #[must_use]
     pub fn requests(&self) -> Vec<PartyOutput> {
+        let mut outputs = self.stored_requests();
+        outputs.extend(self.batch_requests());
+        outputs
+    }
+
+    /// The label of stored features, of a job that has them sent once.
+    #[must_use]
+    pub fn features_label(&self) -> Label {
+        features_label(&self.manifest().hash(), &self.ready.order)
+    }
+
+    fn stored_requests(&self) -> Vec<PartyOutput> {
+        match &self.stored {
+            Some(Stored { nonce, header: None, .. }) => {
+                let (label, nonce) = (self.features_label(), *nonce);
+                vec![Output::Work(PartyWork::EncryptFeatures { label, nonce })]
+            }
+            Some(Stored { header: Some(header), received: false, .. }) => {
+                let message = Message::Submit(header.clone());
+                vec![Output::Send { to: Peer::Aggregator, message }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn batch_requests(&self) -> Vec<PartyOutput> {
         let (Some(epoch), Some(working)) = (&self.epoch, &self.working) else {
             return Vec::new();
         };
@@ -380,6 +424,11 @@ impl PartyJob {
             Event::View(view) => next.view(cx, &view),
             Event::Encrypted { label, ciphertext } => Ok(next.encrypted(cx, label, ciphertext)),
             Event::Received { label } => {
+                if label == next.features_label()
+                    && let Some(stored) = &mut next.stored
+                {
+                    stored.received = true;
+                }
                 if let Some(Working { label: own, step: Step::Submitted { received, .. }, .. }) =
                     &mut next.working
                     && *own == label
@@ -407,6 +456,11 @@ impl PartyJob {
         view: &PartyView,
     ) -> Result<Vec<PartyOutput>, Refusal> {
         let mut outputs = Vec::new();
+        if self.stored.is_none() && !self.is_holder() && self.spec()?.static_features {
+            let mut nonce = Nonce([0; 16]);
+            cx.rng.fill_bytes(&mut nonce.0);
+            self.stored = Some(Stored { nonce, header: None, received: false });
+        }
         if let Some(gradient) = &view.gradient {
             self.take_gradient(gradient)?;
         }
@@ -611,6 +665,15 @@ impl PartyJob {
         let manifest = self.manifest().hash();
         let (party, epoch) = (self.me.clone(), self.entry.epoch);
         let scheme = self.manifest().scheme;
+        if label == self.features_label() {
+            if let Some(Stored { nonce, header: header @ None, .. }) = &mut self.stored {
+                let nonce = *nonce;
+                let made =
+                    SubmitHeader { scheme, manifest, label, party, epoch, nonce, ciphertext };
+                *header = Some(Signed::sign(made, cx.identity).signed().clone());
+            }
+            return self.stored_requests();
+        }
         let Some(working) = self.working.as_mut().filter(|working| working.label == label) else {
             return Vec::new();
         };
@@ -687,6 +750,7 @@ impl PartyJob {
                 }
                 let expected = (&working.open.fields, &working.label);
                 check_members(manifest, &current.open, expected, &checked)?;
+                check_stored(manifest, &current.open, &checked)?;
                 for (authority, key) in manifest.authorities.iter().zip(&view.score_keys) {
                     let key = key.verify(&authority.verify)?;
                     let right = key.authority == authority.name

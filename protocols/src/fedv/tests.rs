@@ -17,6 +17,7 @@ fn plan(model: VerticalModel, classes: usize, features: &[usize]) -> Plan {
         batch: 16,
         authorities: 2,
         labels: LabelPrivacy::Visible,
+        static_features: false,
         lone_changes: true,
         given: None,
         selection: 0.0,
@@ -134,6 +135,23 @@ fn combinations_of_epochs_show_no_lone_party() {
     let (manifest, _) = job(1, base);
     let lone = Shown::default().with(&manifest, &roster(&[1, 2])).unwrap();
     assert!(lone.with(&manifest, &roster(&[1, 2, 3])).is_ok());
+}
+
+/// Features that were sent once give the same weights, with and without faults.
+#[test]
+fn stored_features_train_the_same_model() {
+    let base = plan(VerticalModel::Logistic { taylor: false }, 3, &[2, 1, 3]);
+    for (seed, faults) in [(1, Faults::NONE), (2, Faults::ALL), (3, Faults::ALL), (4, Faults::ALL)]
+    {
+        let plan = Plan { static_features: true, labels: NOISE, faults, ..base.clone() };
+        let report = run(seed, plan);
+        assert_eq!(report.weights, report.twin, "seed {seed}");
+        if seed == 1 {
+            assert_eq!(report.outcome, Outcome::Done);
+            assert_eq!(report.scores.0, report.scores.1);
+            assert_eq!((report.opened, report.burned), (10, 0));
+        }
+    }
 }
 
 #[test]

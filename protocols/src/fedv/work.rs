@@ -271,11 +271,45 @@ impl Own<'_> {
         let mut words = Vec::with_capacity(shape.train_bytes());
         scores.iter().for_each(|score| words.extend_from_slice(&score.to_le_bytes()));
         if train {
-            features.write_columns(&columns, batch.rows, &mut words);
+            if !spec.static_features {
+                features.write_columns(&columns, batch.rows, &mut words);
+            }
             let seed = self.mask_seed(&batch.label, &nonce);
             let masks = self.context(batch.label).product_masks(&seed, shape.products());
             words.extend_from_slice(&word_bytes(&masks));
         }
+        self.pad(entry, (batch.label, nonce), &mut words)?;
+        Ok(words)
+    }
+
+    /// A passive party's features of all aligned rows, for jobs that have them sent once: words to
+    /// upload under `label`, one column after the other.
+    ///
+    /// # Errors
+    /// [`Code::Malformed`] when the scheme refuses.
+    pub fn encrypt_features(
+        &self,
+        entry: &RosterEntry,
+        label: Label,
+        nonce: Nonce,
+        features: &Features,
+    ) -> Result<Vec<u8>, Refusal> {
+        let rows: Vec<u32> = (0..u32::try_from(features.rows()).unwrap_or(u32::MAX)).collect();
+        let columns: Vec<usize> = (0..features.columns()).collect();
+        let mut words =
+            Vec::with_capacity(rows.len().saturating_mul(columns.len()).saturating_mul(WORD));
+        features.write_columns(&columns, &rows, &mut words);
+        self.pad(entry, (label, nonce), &mut words)?;
+        Ok(words)
+    }
+
+    /// Adds every authority's pads; words that cannot be padded are wiped.
+    fn pad(
+        &self,
+        entry: &RosterEntry,
+        (label, nonce): (Label, Nonce),
+        words: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
         let own = &self.identity;
         let keys = self
             .manifest
@@ -286,13 +320,18 @@ impl Own<'_> {
                 authority_pair(own, &authority.exchange, self.manifest, by, entry)
             })
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
-        let keyed: Vec<KeyedNonce<'_>> = keys.iter().map(|key| KeyedNonce { key, nonce }).collect();
-        self.context(batch.label).seal(&keyed, &mut words).map_err(|e| {
+            .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()));
+        let sealed = keys.and_then(|keys| {
+            let keyed: Vec<KeyedNonce<'_>> =
+                keys.iter().map(|key| KeyedNonce { key, nonce }).collect();
+            self.context(label)
+                .seal(&keyed, words)
+                .map_err(|e| Refusal::new(Code::Malformed, e.to_string()))
+        });
+        if sealed.is_err() {
             words.zeroize();
-            Refusal::new(Code::Malformed, e.to_string())
-        })?;
-        Ok(words)
+        }
+        sealed
     }
 
     /// A passive party's step after one batch: opens its gradient and moves its weights.
@@ -415,10 +454,14 @@ impl Own<'_> {
     pub fn product_asks(
         &self,
         roster: &[RosterEntry],
-        label: Label,
+        batch: &Batch<'_>,
         residuals: &[i64],
     ) -> Result<Vec<ProductAsk>, Refusal> {
-        let vectors = word_bytes(&self.masked(roster, label, residuals)?);
+        let label = batch.label;
+        let named = if spec(self.manifest)?.static_features { batch.rows } else { &[] };
+        let mut words = Zeroizing::new(named.iter().map(|row| u64::from(*row)).collect::<Vec<_>>());
+        words.extend_from_slice(&self.masked(roster, label, residuals)?);
+        let vectors = word_bytes(&words);
         self.manifest
             .authorities
             .iter()
@@ -498,6 +541,23 @@ impl Own<'_> {
         weights.step(spec(self.manifest)?, batch.rows.len(), &products, residuals);
         Ok(())
     }
+}
+
+/// A passive party's ciphertext of a batch as if its features had come with it: `upload` holds scores and
+/// masks, `features` the batch's rows of the stored words, one column after the other.
+///
+/// # Errors
+/// [`Code::WrongLength`] when something does not fit the shape.
+pub fn with_stored(
+    shape: &ProductShape,
+    upload: &[u8],
+    features: &[u8],
+) -> Result<Vec<u8>, Refusal> {
+    let parts = upload.split_at_checked(shape.score_bytes());
+    let whole = parts.map(|(scores, masks)| [scores, features, masks].concat());
+    whole.filter(|whole| whole.len() == shape.train_bytes()).ok_or_else(|| {
+        Refusal::new(Code::WrongLength, "not the scores, features and masks of this batch")
+    })
 }
 
 /// One batch at a party.

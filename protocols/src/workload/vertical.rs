@@ -123,6 +123,10 @@ pub struct VerticalSpec {
     /// How labels are kept from the passive parties.
     #[serde(default = "default_labels")]
     pub labels: LabelPrivacy,
+    /// Whether a passive party uploads its features once, for all batches, and then only scores and fresh
+    /// masks. It saves the columns of wide parties; authorities then see which rows a batch holds.
+    #[serde(default)]
+    pub static_features: bool,
     /// Whether epochs may differ in fewer than k_min + c passive parties. The summed scores of a row in
     /// two such epochs differ by little more than these parties' own. Without it a job waits for who is
     /// missing.
@@ -174,7 +178,7 @@ impl VerticalSpec {
         let authorities = authorities as u64;
         let scores = u64::from(self.batch).saturating_mul(outputs).saturating_mul(8);
         let products = self.features().saturating_mul(outputs).saturating_mul(8);
-        let asked = scores.saturating_mul(passive);
+        let asked = scores.saturating_mul(passive).saturating_add(u64::from(self.batch) * 8);
         let shown = scores.saturating_add(products).saturating_mul(authorities);
         asked.max(shown).max(self.max_rows.div_ceil(8)) <= most
     }
@@ -222,6 +226,11 @@ impl VerticalSpec {
         }
         real("l2", self.l2, 0.0, 1e6)?;
         real("selection", self.selection, 0.0, 1e6)?;
+        if self.static_features && self.selection > 0.0 {
+            return Err(WorkloadError::Real(
+                "static_features sends all columns, so set selection to 0:",
+            ));
+        }
         within("epochs", u64::from(self.epochs), 1, 10_000)?;
         within("batch", u64::from(self.batch), 1, u64::from(MAX_BATCH))?;
         let widest = self.passive().map(Block::features).max().unwrap_or(0);

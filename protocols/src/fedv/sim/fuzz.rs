@@ -107,6 +107,7 @@ fn fixture() -> &'static Fixture {
             authorities: 2,
             labels: LabelPrivacy::Noise { epsilon: 4.0, delta: 1e-5 },
             selection: 0.0,
+            static_features: true,
             lone_changes: false,
             given: None,
             faults: Faults::NONE,

@@ -13,6 +13,7 @@ pub use rows::Given;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use quorate_crypto::fe::product::pick;
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::{Hash, hash_parts};
@@ -29,8 +30,8 @@ use super::authority::{AuthorityJob, EvaluateBatch};
 use super::linear::{FEATURE_BITS, Features, Targets, Weights, residuals};
 use super::messages::{BatchFields, BatchPurpose, Evaluate, PartyView, VerticalMessage};
 use super::party::{self, Mixed, PartyJob, PartyWork};
-use super::work::{Batch, Order, Own, row_bits};
-use super::{check_epoch, spec};
+use super::work::{Batch, Order, Own, row_bits, with_stored};
+use super::{check_epoch, shape_of, spec};
 use crate::enrol::Enrolled;
 use crate::job::{
     AuthorityKey, Deadlines, JobPackage, MANIFEST_VERSION, Manifest, Minima, Privacy, RosterEntry,
@@ -38,7 +39,7 @@ use crate::job::{
 use crate::machine::{Context, Output, Peer};
 use crate::refusal::Refusal;
 use crate::round::aggregator::Outcome;
-use crate::round::messages::{BulkRef, Join, Message};
+use crate::round::messages::{BulkRef, Join, Message, SubmitHeader};
 use crate::wire::{Name, Signed, decode, encode};
 use crate::workload::{
     Block, Column, ColumnKind, LabelPrivacy, TargetKind, VerticalModel, VerticalSpec, Workload,
@@ -84,6 +85,8 @@ pub struct Plan {
     pub authorities: usize,
     /// Label noise.
     pub labels: LabelPrivacy,
+    /// Whether features are sent once.
+    pub static_features: bool,
     /// Whether epochs may differ in one party.
     pub lone_changes: bool,
     /// Weight of the feature selection.
@@ -239,6 +242,7 @@ impl World {
             learning_rate: 0.5,
             momentum: 0.5,
             labels: plan.labels,
+            static_features: plan.static_features,
             lone_changes: plan.lone_changes,
             max_rows: 4096,
         };
@@ -552,6 +556,16 @@ impl World {
         let manifest = self.manifest.clone();
         let fail = |e: Refusal| -> ! { panic!("party {index}: {e}") };
         match work {
+            PartyWork::EncryptFeatures { label, nonce } => {
+                let Some(party) = self.parties.get_mut(index) else { return };
+                let own = Own { me: &party.name, identity: &party.identity, manifest: &manifest };
+                let words = own.encrypt_features(&party.entry, label, nonce, &party.features);
+                let words = words.unwrap_or_else(|e| fail(e));
+                let root = hash_parts("test", &[&words]);
+                let ciphertext = BulkRef { len: words.len() as u64, root };
+                party.uploads.insert(label, words);
+                self.party_event(index, party::Event::Encrypted { label, ciphertext });
+            }
             PartyWork::Encrypt { epoch, fields, nonce } => {
                 let (open, order) = self.order(index, &epoch);
                 let Some(party) = self.parties.get_mut(index) else { return };
@@ -585,9 +599,10 @@ impl World {
                 let Some(party) = self.parties.get(index) else { return };
                 let own = Own { me: &party.name, identity: &party.identity, manifest: &manifest };
                 let label = fields.label(&manifest);
+                let batch = Batch { fields: &fields, label, rows: &rows };
                 let asks = match fields.purpose {
                     BatchPurpose::Train => own
-                        .product_asks(&open.roster, label, &residuals)
+                        .product_asks(&open.roster, &batch, &residuals)
                         .unwrap_or_else(|e| fail(e)),
                     BatchPurpose::Score => {
                         let outputs = spec_of(&manifest).outputs();
@@ -604,7 +619,7 @@ impl World {
             PartyWork::Combine { epoch, freeze, fields, score_keys, product_keys } => {
                 let opened = self.open(index, &epoch, &freeze, &fields, &score_keys);
                 let (open, rows, _, residuals) = opened;
-                let ciphertexts = self.ciphertexts(&freeze);
+                let ciphertexts = self.ciphertexts(&freeze, &fields, &rows);
                 let parts: Vec<&[u8]> = ciphertexts.iter().map(Vec::as_slice).collect();
                 let Some(party) = self.parties.get(index) else { return };
                 let own = Own { me: &party.name, identity: &party.identity, manifest: &manifest };
@@ -643,16 +658,34 @@ impl World {
         stored
     }
 
-    fn ciphertexts(&self, freeze: &Signed<super::messages::BatchFreeze>) -> Vec<Vec<u8>> {
+    fn ciphertexts(
+        &self,
+        freeze: &Signed<super::messages::BatchFreeze>,
+        fields: &BatchFields,
+        rows: &[u32],
+    ) -> Vec<Vec<u8>> {
         let frozen = freeze.peek().unwrap_or_else(|e| panic!("{e}"));
-        frozen
-            .members
-            .iter()
-            .map(|header| {
-                let header = header.peek().unwrap_or_else(|e| panic!("{e}"));
-                let party = self.parties.iter().find(|party| party.name == header.party);
-                let bytes = party.and_then(|party| party.uploads.get(&header.label)).cloned();
-                bytes.unwrap_or_default()
+        let upload = |header: &Signed<SubmitHeader>| {
+            let header = header.peek().unwrap_or_else(|e| panic!("{e}"));
+            let party = self.parties.iter().find(|party| party.name == header.party);
+            let bytes = party.and_then(|party| party.uploads.get(&header.label)).cloned();
+            (header, bytes.unwrap_or_default())
+        };
+        let members = frozen.members.iter().map(upload);
+        if frozen.features.is_empty() || fields.purpose == BatchPurpose::Score {
+            return members.map(|(_, bytes)| bytes).collect();
+        }
+        members
+            .zip(frozen.features.iter().map(upload))
+            .map(|((header, bytes), (_, stored))| {
+                let spec = spec_of(&self.manifest);
+                let len = bytes.len() as u64;
+                let shape = shape_of(spec, fields, &header.party, len).unwrap();
+                let mut features = Vec::new();
+                for column in stored.chunks(stored.len() / shape.columns) {
+                    pick(column, rows, &mut features).unwrap();
+                }
+                with_stored(&shape, &bytes, &features).unwrap()
             })
             .collect()
     }
@@ -668,9 +701,9 @@ impl World {
         let (open, order) = self.order(index, epoch);
         let Some(party) = self.parties.get(index) else { unreachable!("a party") };
         let own = Own { me: &party.name, identity: &party.identity, manifest: &self.manifest };
-        let ciphertexts = self.ciphertexts(freeze);
-        let parts: Vec<&[u8]> = ciphertexts.iter().map(Vec::as_slice).collect();
         let rows = order.rows(fields.counter).unwrap_or(&[]).to_vec();
+        let ciphertexts = self.ciphertexts(freeze, fields, &rows);
+        let parts: Vec<&[u8]> = ciphertexts.iter().map(Vec::as_slice).collect();
         let batch = Batch { fields, label: fields.label(&self.manifest), rows: &rows };
         let data = (&party.features, &party.weights);
         let scores = own.open(&batch, data, &parts, keys).unwrap_or_else(|e| panic!("{e}"));

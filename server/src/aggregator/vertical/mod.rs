@@ -97,7 +97,7 @@ pub(super) async fn submit(
     Ok(handle(aggregator, job, event, Batch::new()).await?.answer()?.clone())
 }
 
-/// Most bytes of one submission of the job: of a batch, or of tags.
+/// Most bytes of one submission of the job: of a batch, of stored features, or of tags.
 pub(super) async fn most_bytes(aggregator: &Aggregator, job: &Hash) -> Result<u64, Failure> {
     let most = aggregator.vertical.read(job, AggregatorJob::most_bytes).await?;
     Ok(most)

@@ -35,12 +35,12 @@ async fn drive(aggregator: &Shared, job: Hash) -> Result<(), Failure> {
     let driver = &aggregator.vertical;
     let mut changed = driver.watch(&job).await?;
     let mut errands = Errands::default();
-    let mut swept: Option<Option<Label>> = None;
+    let mut swept: Option<Vec<Label>> = None;
     loop {
         changed.borrow_and_update();
         let look = |machine: &AggregatorJob| {
             let wanted = wanted(machine.requests());
-            let (deadline, live) = (machine.deadline_ms(), machine.live_label());
+            let (deadline, live) = (machine.deadline_ms(), machine.live_labels());
             (wanted, deadline, live, machine.outcome().is_some())
         };
         let (wanted, deadline, live, finished) = driver.read(&job, look).await?;
@@ -53,8 +53,8 @@ async fn drive(aggregator: &Shared, job: Hash) -> Result<(), Failure> {
                 }
             }
         });
-        if swept != Some(live) {
-            sweep(aggregator, &job, live).await?;
+        if swept.as_ref() != Some(&live) {
+            sweep(aggregator, &job, &live).await?;
             swept = Some(live);
         }
         if finished {
@@ -151,16 +151,16 @@ async fn read_tags(
 }
 
 /// Erases ciphertexts of batches that are over.
-async fn sweep(aggregator: &Aggregator, job: &Hash, live: Option<Label>) -> Result<(), Failure> {
+async fn sweep(aggregator: &Aggregator, job: &Hash, live: &[Label]) -> Result<(), Failure> {
     let store = aggregator.vertical.store();
     let mut batch = Batch::new();
     for (key, _) in store.list_records(UPLOAD, &format!("{job}/")).await? {
         let label = key.split('/').nth(1).and_then(|text| routes::label_id(text).ok());
-        let Some(label) = label.filter(|label| Some(*label) != live) else {
+        let Some(label) = label.filter(|label| !live.contains(label)) else {
             continue;
         };
         // Read after the listing: a label listed before and not live now is never live again.
-        if aggregator.vertical.read(job, AggregatorJob::live_label).await? == Some(label) {
+        if aggregator.vertical.read(job, AggregatorJob::live_labels).await?.contains(&label) {
             continue;
         }
         store.blobs().delete_namespace(&uploads_space(job, &label)).await?;
@@ -170,6 +170,6 @@ async fn sweep(aggregator: &Aggregator, job: &Hash, live: Option<Label>) -> Resu
         store.commit(batch).await?;
     }
     let mut spools = aggregator.spools.lock().unwrap_or_else(PoisonError::into_inner);
-    spools.retain(|(of, label, _), _| of != job || Some(*label) == live);
+    spools.retain(|(of, label, _), _| of != job || live.contains(label));
     Ok(())
 }

@@ -783,7 +783,7 @@ impl Member {
                 let scores = own.open(&batch, (&block.features, &*weights), &parts, &keys)?;
                 let targets = block.targets.as_ref().context("no targets")?;
                 let residuals = own.residuals(&batch, targets, &scores)?;
-                let asks = own.product_asks(&open.roster, label, &residuals)?;
+                let asks = own.product_asks(&open.roster, &batch, &residuals)?;
                 *opening = Some(Opening { label, residuals: Secret::new(residuals.to_vec()) });
                 party::Event::Opened { label, asks }
             }

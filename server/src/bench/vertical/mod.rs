@@ -140,6 +140,7 @@ fn spec(args: &BenchVertical, columns: &[usize]) -> anyhow::Result<VerticalSpec>
             0.0 => LabelPrivacy::Visible,
             epsilon => LabelPrivacy::Noise { epsilon, delta: 1e-5 },
         },
+        static_features: false,
         lone_changes: false,
         max_rows: args.rows.into(),
     })

@@ -232,6 +232,7 @@ fn spec(
             Some(epsilon) => LabelPrivacy::Noise { epsilon, delta: DELTA },
             None => LabelPrivacy::Visible,
         },
+        static_features: false,
         lone_changes: false,
         max_rows: (largest as u64).next_power_of_two(),
     };
