@@ -94,8 +94,8 @@ impl Joined {
 
     /// 1 for rows of the positive class, else 0.
     pub(crate) fn labels(&self, rows: &[u32]) -> Vec<i64> {
-        match self.targets.select(rows) {
-            Targets::Classes(classes) => classes.into_iter().map(i64::from).collect(),
+        match &self.targets.select(rows) {
+            Targets::Classes(classes) => classes.iter().map(|class| i64::from(*class)).collect(),
             Targets::Real(_) => Vec::new(),
         }
     }

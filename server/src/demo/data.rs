@@ -166,6 +166,12 @@ impl Source {
         &self.table
     }
 
+    /// Whether the target is the one that the set of this name is known for.
+    #[must_use]
+    pub fn has_known_target(&self) -> bool {
+        known_target(&self.name) == Some(self.target.as_str())
+    }
+
     /// Columns, levels and classes.
     #[must_use]
     pub const fn schema(&self) -> &Schema {

@@ -757,6 +757,7 @@ impl Member {
             | PartyWork::Apply { epoch, fields, .. }
             | PartyWork::Open { epoch, fields, .. }
             | PartyWork::Combine { epoch, fields, .. } => (epoch, *fields),
+            PartyWork::EncryptFeatures { .. } => anyhow::bail!("features come with every batch"),
         };
         let open = self.prepare(desk, epoch, &fields)?;
         let Self { name, identity, block, weights, opening, .. } = self;
@@ -765,6 +766,7 @@ impl Member {
         let label = fields.label(manifest);
         let batch = Batch { fields: &fields, label, rows: &block.numbers };
         Ok(match work {
+            PartyWork::EncryptFeatures { .. } => anyhow::bail!("features come with every batch"),
             PartyWork::Encrypt { nonce, .. } => {
                 let data = (&block.features, &*weights);
                 let words = own.encrypt(&open.roster, &batch, nonce, data)?;

@@ -75,7 +75,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 /// How columns are cut into blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// As the data set's parties hold them where the demo knows it, else [`Cut::Even`] among three.
+    /// As the data set's parties would hold them where the demo knows it, else [`Cut::Even`] among
+    /// three.
     Known,
     /// Evenly among so many parties, in the order of the file.
     Even(usize),
@@ -103,7 +104,13 @@ impl Cut {
     /// feature, or a passive party has none.
     pub(super) fn blocks(&self, source: &Source, floor: usize) -> anyhow::Result<Vec<Block>> {
         let columns = &source.schema().columns;
-        let named: Vec<(String, Vec<String>)> = match (self, known_rule(&source.name)) {
+        let fits = |rule: &Rule| {
+            let known =
+                |pattern: &&str| columns.iter().any(|column| matches(pattern, &column.name));
+            source.has_known_target() && rule.iter().all(|(_, own)| own.iter().all(known))
+        };
+        let known = known_rule(&source.name).filter(fits);
+        let named: Vec<(String, Vec<String>)> = match (self, known) {
             (Self::Known, Some(rule)) => {
                 let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
                 rule.iter().map(|(party, names)| ((*party).to_owned(), owned(names))).collect()
@@ -337,6 +344,17 @@ mod tests {
         let named = Cut::parse(" ; re01, im02;re03 ;*17,re04");
         let of_named = of(&[("party-0", 0), ("party-1", 2), ("party-2", 1), ("party-3", 3)]);
         assert_eq!(widths("ionosphere", &named), of_named);
+    }
+
+    #[test]
+    fn a_known_cut_is_for_the_known_target() {
+        let source = Source::read_real("credit_default", "age", &[]).unwrap();
+        let blocks = Cut::Known.blocks(&source, 2).unwrap();
+        let names: Vec<&str> = blocks.iter().map(|block| block.party.as_str()).collect();
+        assert_eq!(names, ["party-0", "party-1", "party-2"]);
+        assert!(
+            Source::read_real("adult", "sex", &[]).unwrap_err().to_string().contains("no number")
+        );
     }
 
     #[test]

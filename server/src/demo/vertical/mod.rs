@@ -11,7 +11,7 @@ pub use cut::Cut;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use quorate_client::api::JobSpec;
 use quorate_protocols::workload::{
     BATCH_PER_FEATURE, Block, LabelPrivacy, TargetKind, VerticalModel, VerticalSpec, Workload,
