@@ -187,7 +187,7 @@ async fn three_parties_train_over_their_columns_and_score_rows() -> Result<()> {
 async fn services_and_parties_die_and_the_scores_are_still_exact() -> Result<()> {
     let mut world = World::start().await?;
     let noise = LabelPrivacy::Noise { epsilon: 8.0, delta: 1e-5 };
-    let spec = spec(3, noise);
+    let spec = VerticalSpec { static_features: true, ..spec(3, noise) };
     let job = create(&world, spec.clone()).await?;
     let mut running = Vec::new();
     for party in 0..3 {
