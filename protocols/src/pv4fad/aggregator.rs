@@ -58,12 +58,15 @@ impl AggregatorJob {
         cx: &Context<'_>,
         assigned: &Signed<Assigned>,
     ) -> Result<Vec<AggregatorOutput>, Refusal> {
-        let assigned = self.job.from_network(assigned)?;
+        let assigned = self.job.by_network(assigned)?;
         let version = assigned.version;
         let known = self.logged.get(&version);
         if known.is_some_and(|known| known.hash != assigned.hash) {
-            return Err(Refusal::new(Code::LabelUsed, "another assignment of this version is logged")
-                .blaming(self.job.network_culprit()));
+            return Err(Refusal::new(
+                Code::LabelUsed,
+                "another assignment of this version is logged",
+            )
+            .blaming(self.job.network_culprit()));
         }
         let index = self.logged.len() as u64;
         let job = self.job.id();

@@ -10,8 +10,8 @@ use quorate_crypto::threshold::elgamal::choice::{CIPHERTEXT_BYTES, ChoiceError, 
 use serde::{Deserialize, Serialize};
 
 use super::messages::{
-    Evidence, FlagPart, FreezeAsk, Message, NO_CELL, NoiseShare, Opens, Partial, Picked, QueryTable,
-    Release, ReleaseAsk, SumAsk, Summed, assignment_hash,
+    Evidence, FlagPart, FreezeAsk, Message, NO_CELL, NoiseShare, Opens, Partial, Picked,
+    QueryTable, Release, ReleaseAsk, SumAsk, Summed, assignment_hash,
 };
 use super::{
     Job, Keep, MAX_QUERY_ROWS, RowId, Side, World, bad_ciphertext, blob_hash, ciphers_hash,
@@ -133,9 +133,9 @@ impl AuthorityJob {
         world: &AuthorityWorld<'_>,
         signed: &Signed<SumAsk>,
     ) -> Result<Vec<AuthorityOutput>, Refusal> {
-        let ask = self.job.from_network(signed)?;
+        let ask = self.job.by_network(signed)?;
         // W5: what is added up was logged before, and is the only assignment of its version.
-        let logged = self.job.from_aggregator(&ask.logged)?;
+        let logged = self.job.by_aggregator(&ask.logged)?;
         let hash = assignment_hash(&self.job.id(), ask.version, &ask.salt, &ask.evidence);
         if logged.version != ask.version || logged.hash != hash {
             return Err(self.blame(Code::NotFrozen, "this is not the logged assignment"));
@@ -197,10 +197,9 @@ impl AuthorityJob {
                     let bindings = self.job.bit_bindings(ask.version, side, &part.bank, rows);
                     let chosen =
                         Chosen { ciphers: part.ciphers.clone(), proofs: part.proofs.clone() };
-                    world
-                        .key
-                        .check_bits(&bindings, &chosen)
-                        .map_err(|error| bad_ciphertext(&error, Culprit::Party(part.bank.clone())))?;
+                    world.key.check_bits(&bindings, &chosen).map_err(|error| {
+                        bad_ciphertext(&error, Culprit::Party(part.bank.clone()))
+                    })?;
                     let row_bytes = bits.saturating_mul(CIPHERTEXT_BYTES);
                     for (row, ciphers) in rows.iter().zip(part.ciphers.chunks(row_bytes)) {
                         if ordering.insert(*row, ciphers_hash(ciphers)).is_some() {
@@ -213,7 +212,15 @@ impl AuthorityJob {
                 }
                 Evidence::Beneficiary { rows, inputs, cells, .. } => {
                     let used = Used { rows, inputs, cells };
-                    self.add_part(world, ask.version, &part, &used, &ordering, &mut counted, &mut recomputed)?;
+                    self.add_part(
+                        world,
+                        ask.version,
+                        &part,
+                        &used,
+                        &ordering,
+                        &mut counted,
+                        &mut recomputed,
+                    )?;
                 }
             }
         }
@@ -235,7 +242,7 @@ impl AuthorityJob {
         // The network signed the request that names it: a part that no bank signed is its own.
         let part = self
             .job
-            .from_bank(signed)
+            .by_bank(signed)
             .map_err(|refusal| refusal.blaming(self.job.network_culprit()))?;
         let right = part.version == version && part.side == side && part.rows == rows_hash(rows);
         if !right || rows.len() != self.job.part_len() {
@@ -272,7 +279,8 @@ impl AuthorityJob {
             return Err(Refusal::new(Code::WrongLength, why).blaming(bank));
         }
         let trees = used.cells.chunks_exact(length);
-        let counts = |row: usize| trees.clone().map(move |tree| tree.get(row).copied().unwrap_or(NO_CELL));
+        let counts =
+            |row: usize| trees.clone().map(move |tree| tree.get(row).copied().unwrap_or(NO_CELL));
         let mut places = Vec::new();
         for (place, row) in used.rows.iter().enumerate() {
             let cells = counts(place).filter(|cell| *cell != NO_CELL).count();
@@ -286,7 +294,9 @@ impl AuthorityJob {
             }
             // W7
             if !counted.insert(*row) {
-                return Err(self.blame(Code::Duplicate, format!("row {row:?} is twice in one tree")));
+                return Err(
+                    self.blame(Code::Duplicate, format!("row {row:?} is twice in one tree"))
+                );
             }
             places.push(place);
         }
@@ -295,24 +305,26 @@ impl AuthorityJob {
             places.iter().filter_map(|place| rows.get(*place)).copied().flatten().copied().collect()
         };
         let inputs = pick(used.inputs, row_bytes);
-        for (row, input) in places
-            .iter()
-            .filter_map(|place| used.rows.get(*place))
-            .zip(inputs.chunks(row_bytes))
+        for (row, input) in
+            places.iter().filter_map(|place| used.rows.get(*place)).zip(inputs.chunks(row_bytes))
         {
             if ordering.get(row) != Some(&ciphers_hash(input)) {
-                let why = format!("row {row:?} was given another ciphertext than its ordering bank's");
+                let why =
+                    format!("row {row:?} was given another ciphertext than its ordering bank's");
                 return Err(self.blame(Code::BadCiphertext, why));
             }
         }
         let rows: Vec<RowId> =
             places.iter().filter_map(|place| used.rows.get(*place)).copied().collect();
         let bindings = self.job.bit_bindings(version, Side::Beneficiary, &part.bank, &rows);
-        let chosen =
-            Chosen { ciphers: pick(&part.ciphers, row_bytes), proofs: pick(&part.proofs, proof_bytes) };
-        let ciphers = world.key.check_or(&bindings, &inputs, &chosen).map_err(|error| {
-            bad_ciphertext(&original_index(error, &places, bits), bank)
-        })?;
+        let chosen = Chosen {
+            ciphers: pick(&part.ciphers, row_bytes),
+            proofs: pick(&part.proofs, proof_bytes),
+        };
+        let ciphers = world
+            .key
+            .check_or(&bindings, &inputs, &chosen)
+            .map_err(|error| bad_ciphertext(&original_index(error, &places, bits), bank))?;
         for (tree, cells) in trees.enumerate() {
             let cells: Vec<Option<u16>> =
                 places.iter().map(|place| cells.get(*place).copied()).collect();
@@ -333,7 +345,7 @@ impl AuthorityJob {
         world: &AuthorityWorld<'_>,
         signed: &Signed<FreezeAsk>,
     ) -> Result<Vec<AuthorityOutput>, Refusal> {
-        let ask = self.job.from_network(signed)?;
+        let ask = self.job.by_network(signed)?;
         let content = crate::wire::encode(&(&ask.summed, &ask.shares));
         let asked = blob_hash(&content);
         let version = self
@@ -361,7 +373,7 @@ impl AuthorityJob {
             // own.
             let share = self
                 .job
-                .from_bank(&share)
+                .by_bank(&share)
                 .map_err(|refusal| refusal.blaming(self.job.network_culprit()))?;
             if share.summed != ask.summed || share.version != ask.version {
                 return Err(self.blame(Code::WrongLabel, "a noise share for other sums"));
@@ -389,9 +401,9 @@ impl AuthorityJob {
         let note = format!("{count} noise shares");
         outputs.push(Output::Log(Fact::of("cells.released", ask.version, 0, note)));
         outputs.push(Output::Work(keep));
-        let ask_version = ask.version;
+        let number = ask.version;
         let outputs = self.answer_with(cx, world, &released, &total, outputs)?;
-        if let Some(version) = self.versions.get_mut(&ask_version) {
+        if let Some(version) = self.versions.get_mut(&number) {
             version.release = Some(released);
         }
         Ok(outputs)
@@ -451,9 +463,8 @@ impl AuthorityJob {
             bytes,
         };
         let partial = Signed::sign(partial, cx.identity).signed().clone();
-        outputs.push(
-            self.to_network(Message::Released(released.release.signed().clone(), partial)),
-        );
+        outputs
+            .push(self.to_network(Message::Released(released.release.signed().clone(), partial)));
         Ok(outputs)
     }
 
@@ -465,7 +476,7 @@ impl AuthorityJob {
         world: &AuthorityWorld<'_>,
         ask: &ReleaseAsk,
     ) -> Result<Vec<AuthorityOutput>, Refusal> {
-        let table = self.job.from_network(&ask.table)?;
+        let table = self.job.by_network(&ask.table)?;
         let fields = &table.fields;
         let trained = self.versions.get(&table.version).is_some_and(|v| v.release.is_some());
         if !trained || fields.version != table.version {
@@ -486,9 +497,11 @@ impl AuthorityJob {
         self.log_query(cx.now_ms, &fields.rows)?;
         let shape = self.job.table_shape(rows);
         let binding = self.job.table_binding(fields);
-        world.world.values.verify_reply(&shape, &binding, &table.reply).map_err(|e| {
-            self.blame(Code::BadCiphertext, format!("the network's table: {e}"))
-        })?;
+        world
+            .world
+            .values
+            .verify_reply(&shape, &binding, &table.reply)
+            .map_err(|e| self.blame(Code::BadCiphertext, format!("the network's table: {e}")))?;
         let classes = self.job.classes();
         let entries = rows.saturating_mul(classes).saturating_mul(classes);
         let candidates = reply_ciphers(&table.reply, entries);
@@ -500,8 +513,10 @@ impl AuthorityJob {
         let opens = Opens::Query { query: fields.query, table: ask.table.hash() };
         let released = self.release(cx, table.version, opens, &keep, asked);
         let note = format!("query {}: {rows} rows", fields.query);
-        let outputs =
-            vec![Output::Log(Fact::of("query.released", table.version, 0, note)), Output::Work(keep)];
+        let outputs = vec![
+            Output::Log(Fact::of("query.released", table.version, 0, note)),
+            Output::Work(keep),
+        ];
         let outputs = self.answer_with(cx, world, &released, &ciphers, outputs)?;
         self.queries.insert(fields.query, released);
         Ok(outputs)
@@ -516,13 +531,18 @@ impl AuthorityJob {
         }
         for row in rows {
             if !self.log.rows.insert(*row) {
-                return Err(self.blame(Code::Duplicate, format!("row {row:?} was asked about before")));
+                return Err(
+                    self.blame(Code::Duplicate, format!("row {row:?} was asked about before"))
+                );
             }
         }
         let more = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         self.log.in_window = self.log.in_window.saturating_add(more);
         if self.log.rows.len() as u64 > limits.total {
-            return Err(Refusal::new(Code::BudgetSpent, "all payments of the job were asked about"));
+            return Err(Refusal::new(
+                Code::BudgetSpent,
+                "all payments of the job were asked about",
+            ));
         }
         if self.log.in_window > limits.per_window {
             return Err(Refusal::new(Code::RateLimited, "ask again in the next window"));
@@ -542,7 +562,7 @@ impl AuthorityJob {
     ) -> Result<Vec<u8>, Refusal> {
         let picked = self
             .job
-            .from_bank(signed)
+            .by_bank(signed)
             .map_err(|refusal| refusal.blaming(self.job.network_culprit()))?;
         let fields = &table.fields;
         let named = match side {
@@ -558,7 +578,8 @@ impl AuthorityJob {
                 .blaming(Culprit::Party(picked.bank.clone()))
         };
         let rows = fields.rows.len().max(1);
-        let (out, row) = (width.saturating_mul(CIPHERTEXT_BYTES), CIPHERTEXT_BYTES * width * classes);
+        let (out, row) =
+            (width.saturating_mul(CIPHERTEXT_BYTES), CIPHERTEXT_BYTES * width * classes);
         let proof = picked.proofs.len().checked_div(rows).unwrap_or(0).max(1);
         let fits = picked.ciphers.len() == rows.saturating_mul(out)
             && picked.proofs.len() == rows.saturating_mul(proof)
@@ -572,10 +593,13 @@ impl AuthorityJob {
         {
             let binding = self.job.pick_binding(&table.hash(), side, &picked.bank, id);
             let chosen = Chosen { ciphers: ciphers.to_vec(), proofs: proofs.to_vec() };
-            world.world.key.check_select(&binding, candidates, classes, &chosen).map_err(|error| {
-                let why = format!("row {id:?}: {error}");
-                Refusal::new(Code::BadCiphertext, why).blaming(Culprit::Party(picked.bank.clone()))
-            })?;
+            world.world.key.check_select(&binding, candidates, classes, &chosen).map_err(
+                |error| {
+                    let why = format!("row {id:?}: {error}");
+                    Refusal::new(Code::BadCiphertext, why)
+                        .blaming(Culprit::Party(picked.bank.clone()))
+                },
+            )?;
         }
         Ok(picked.ciphers.clone())
     }
@@ -591,7 +615,8 @@ struct Used<'a> {
 /// A fault at the index of the whole part.
 fn original_index(error: ChoiceError, places: &[usize], bits: usize) -> ChoiceError {
     let whole = |index: usize| {
-        let (row, bit) = (index.checked_div(bits).unwrap_or(0), index.checked_rem(bits).unwrap_or(0));
+        let (row, bit) =
+            (index.checked_div(bits).unwrap_or(0), index.checked_rem(bits).unwrap_or(0));
         places.get(row).copied().unwrap_or(0).saturating_mul(bits).saturating_add(bit)
     };
     match error {

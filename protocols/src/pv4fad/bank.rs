@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::SchemeError;
 use quorate_crypto::threshold::elgamal::ElGamal;
-use quorate_crypto::threshold::{KeySecret, ThresholdScheme};
 use quorate_crypto::threshold::elgamal::choice::{CIPHERTEXT_BYTES, Ciphers};
+use quorate_crypto::threshold::{KeySecret, ThresholdScheme};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
@@ -24,9 +24,8 @@ use super::{
     reply_ciphers, rows_hash, seed,
 };
 use crate::checks::{Check, holds};
+use crate::job::Minima;
 use crate::machine::{Bug, Context, Fact, Output, Peer};
-use crate::policy::Mechanism;
-use crate::policy::noise::add_share;
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::wire::{Name, Signed, Verified, decode, encode};
 
@@ -92,8 +91,9 @@ impl BankJob {
     /// A bank joins a job whose terms it accepts.
     ///
     /// # Errors
-    /// [`Code::UnknownParty`] when the job does not name it with these keys.
-    pub fn new(cx: &Context<'_>, me: Name, job: Job) -> Result<Self, Refusal> {
+    /// [`Code::UnknownParty`] when the job does not name it with these keys; [`Code::BelowMinima`].
+    pub fn new(cx: &Context<'_>, me: Name, job: Job, minima: &Minima) -> Result<Self, Refusal> {
+        job.check_minima(minima)?;
         let entry = job.bank(&me)?;
         let own = entry.verify == cx.identity.verify_key()
             && entry.exchange == cx.identity.exchange_key();
@@ -153,7 +153,7 @@ impl BankJob {
 
     /// W2: parts of 1,024 rows, before the list ends, one content each.
     fn join_part(&mut self, signed: &Signed<JoinPart>) -> Result<Vec<BankOutput>, Refusal> {
-        let part = self.job.from_network(signed)?;
+        let part = self.job.by_network(signed)?;
         self.addressed(&part.bank)?;
         if part.rows.len() != self.job.part_len() {
             return Err(self.blame(Code::WrongLength, "a part has 1,024 rows"));
@@ -181,7 +181,7 @@ impl BankJob {
         world: &BankWorld<'_>,
         signed: &Signed<JoinEnd>,
     ) -> Result<Vec<BankOutput>, Refusal> {
-        let end = self.job.from_network(signed)?;
+        let end = self.job.by_network(signed)?;
         self.addressed(&end.bank)?;
         let version = self.versions.get(&end.version).cloned().unwrap_or_default();
         let mut outputs = Vec::new();
@@ -194,7 +194,10 @@ impl BankJob {
                 });
                 let here = version.parts.iter().map(|(place, (hash, _))| (*place, *hash));
                 if !listed.eq(here) {
-                    return Err(Refusal::new(Code::OutOfOrder, "the join list is not complete here"));
+                    return Err(Refusal::new(
+                        Code::OutOfOrder,
+                        "the join list is not complete here",
+                    ));
                 }
                 let classes = self.classify(cx, world, &version)?;
                 let keep = Keep::of(classes.to_vec());
@@ -255,7 +258,7 @@ impl BankJob {
         world: &BankWorld<'_>,
         signed: &Signed<FlagAsk>,
     ) -> Result<Vec<BankOutput>, Refusal> {
-        let ask = self.job.from_network(signed)?;
+        let ask = self.job.by_network(signed)?;
         self.addressed(&ask.bank)?;
         let place = (ask.side, ask.part);
         let known = self.versions.get(&ask.version).and_then(|version| {
@@ -290,8 +293,7 @@ impl BankJob {
         }
         let bindings = self.job.bit_bindings(ask.version, ask.side, &self.me, &rows);
         let label = self.job.label("flags", ask.version);
-        let parts: [&[u8]; 4] =
-            [&label.0, &[ask.side.byte()], &ask.part.to_le_bytes(), &inputs.0];
+        let parts: [&[u8]; 4] = [&label.0, &[ask.side.byte()], &ask.part.to_le_bytes(), &inputs.0];
         let seed = seed(cx.identity, "quorate/pv-flag-seed/1", &parts);
         let key = world.world.key;
         let chosen = match ask.side {
@@ -322,8 +324,8 @@ impl BankJob {
         world: &BankWorld<'_>,
         ask: &NoiseAsk,
     ) -> Result<Vec<BankOutput>, Refusal> {
-        let logged = self.job.from_aggregator(&ask.logged)?;
-        let summed: Verified<Summed> = self.job.from_authority(&ask.summed)?;
+        let logged = self.job.by_aggregator(&ask.logged)?;
+        let summed: Verified<Summed> = self.job.by_authority(&ask.summed)?;
         if logged.hash != summed.assigned || logged.version != summed.version {
             return Err(self.blame(Code::NotFrozen, "sums of an assignment that is not logged"));
         }
@@ -332,20 +334,20 @@ impl BankJob {
             .versions
             .get(&summed.version)
             .filter(|version| version.joined.is_some())
-            .ok_or_else(|| Refusal::new(Code::WrongState, "this bank joined no such version"))?;
+            .ok_or_else(|| {
+            Refusal::new(Code::WrongState, "this bank joined no such version")
+        })?;
         if !holds(Check::LabelOnce, known.noised.is_none_or(|before| before == hash)) {
-            return Err(Refusal::new(Code::LabelReuse, "noise was given for other sums of this version")
-                .blaming(self.job.network_culprit()));
+            return Err(Refusal::new(
+                Code::LabelReuse,
+                "noise was given for other sums of this version",
+            )
+            .blaming(self.job.network_culprit()));
         }
         let label = self.job.label("noise", summed.version);
         let mut values = Zeroizing::new(vec![0i64; self.job.coordinates()]);
-        if let Some(sigma) = self.job.sigma() {
-            let drawn = seed(cx.identity, "quorate/pv-noise-draw/1", &[&label.0, &hash.0]);
-            let mut rng = ChaCha20Rng::from_seed(*drawn.expose());
-            let parts = self.job.noise_divisor();
-            add_share(Mechanism::Gaussian, sigma, parts, self.job.noise_room(), &mut rng, &mut values)
-                .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
-        }
+        let drawn = seed(cx.identity, "quorate/pv-noise-draw/1", &[&label.0, &hash.0]);
+        self.job.add_noise(&mut ChaCha20Rng::from_seed(*drawn.expose()), &mut values)?;
         let shape = self.job.noise_shape();
         let mut reply = vec![0; ElGamal.reply_bytes(&shape).unwrap_or(0)];
         let binding = self.job.noise_binding(summed.version, &hash, &self.me);
@@ -381,8 +383,8 @@ impl BankJob {
         accounts: &Signed<QueryAccounts>,
     ) -> Result<Vec<BankOutput>, Refusal> {
         let content = accounts.hash();
-        let table = self.job.from_network(table)?;
-        let accounts = self.job.from_network(accounts)?;
+        let table = self.job.by_network(table)?;
+        let accounts = self.job.by_network(accounts)?;
         let side = accounts.side;
         let fields = &table.fields;
         let named = match side {
@@ -422,13 +424,17 @@ impl BankJob {
             self.count_accounts(cx, &accounts.accounts)?;
         }
         let (mut ciphers, mut proofs) = (Vec::new(), Vec::new());
-        let each = fields.rows.iter().zip(&accounts.accounts).zip(candidates.chunks(row_bytes.max(1)));
+        let each =
+            fields.rows.iter().zip(&accounts.accounts).zip(candidates.chunks(row_bytes.max(1)));
         for ((row, account), candidates) in each {
             let most = u8::try_from(self.job.class_bits).unwrap_or(u8::MAX);
             let class = u32::from(world.accounts.severity(side, account).min(most));
             let binding = self.job.pick_binding(&table.hash(), side, &self.me, row);
-            let seed =
-                seed(cx.identity, "quorate/pv-pick-seed/1", &[&binding, &ciphers_hash(candidates).0]);
+            let seed = seed(
+                cx.identity,
+                "quorate/pv-pick-seed/1",
+                &[&binding, &ciphers_hash(candidates).0],
+            );
             let chosen = world
                 .world
                 .key
@@ -473,16 +479,18 @@ impl BankJob {
         Ok(())
     }
 
-    /// W11, W16: a partial decryption of what the authority released, once per model version and query.
+    /// W11: a partial decryption of what the authority released, once per model version and query.
     fn open(
         &mut self,
         cx: &Context<'_>,
         world: &BankWorld<'_>,
         ask: &OpenAsk,
     ) -> Result<Vec<BankOutput>, Refusal> {
-        let release: Verified<Release> = self.job.from_authority(&ask.release)?;
+        let release: Verified<Release> = self.job.by_authority(&ask.release)?;
         if ciphers_hash(&ask.ciphers) != release.ciphers {
-            return Err(self.blame(Code::NotFrozen, "other ciphertexts than the authority released"));
+            return Err(
+                self.blame(Code::NotFrozen, "other ciphertexts than the authority released")
+            );
         }
         let hash = release.hash();
         let before = match &release.opens {

@@ -457,8 +457,23 @@ pub struct Refused {
 postcard_body!(Refused, "quorate/pv-refused/1");
 
 of_job!(
-    JoinPart, JoinEnd, Joined, FlagAsk, FlagPart, Assigned, Logged, SumAsk, Summed, NoiseShare,
-    FreezeAsk, Release, Partial, QueryTable, QueryAccounts, Picked, Refused
+    JoinPart,
+    JoinEnd,
+    Joined,
+    FlagAsk,
+    FlagPart,
+    Assigned,
+    Logged,
+    SumAsk,
+    Summed,
+    NoiseShare,
+    FreezeAsk,
+    Release,
+    Partial,
+    QueryTable,
+    QueryAccounts,
+    Picked,
+    Refused
 );
 by_bank!(Joined, FlagPart, NoiseShare, Partial, Picked, Refused);
 

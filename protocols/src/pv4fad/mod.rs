@@ -59,16 +59,19 @@ use quorate_crypto::keys::{ExchangeKey, Identity, VerifyKey};
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{Ring, SumShape};
+use quorate_crypto::threshold::elgamal::ElGamal;
 use quorate_crypto::threshold::elgamal::choice::{
     BIT_PROOF_BYTES, Binding, CIPHERTEXT_BYTES, ChoiceError, ChoiceKey,
 };
-use quorate_crypto::threshold::elgamal::ElGamal;
 use quorate_crypto::threshold::{MAX_HOLDERS, ReplyBinding, ThresholdKey, ThresholdScheme};
+use rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 use crate::card::{Card, Guarantee};
-use crate::job::{AuthorityKey, RosterEntry};
+use crate::checks::{Check, holds};
+use crate::job::{AuthorityKey, Minima, RosterEntry};
+use crate::policy::noise::{add_share, room_of, scale_of};
 use crate::policy::{Charge, Mechanism, NoiseSpec, Unit};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::wire::{Body, MAX_MESSAGE_BYTES, Name, Signed, Verified, encode};
@@ -89,8 +92,6 @@ pub const MAX_QUERY_ROWS: usize = 256;
 const ENVELOPE_STEP: usize = 4096;
 /// Bits of a table's entry at inference: the index of a score among the row's scores.
 const ENTRY_BITS: u32 = 8;
-/// Standard deviations of a noise share that fit its proof's range.
-const NOISE_ROOM: f64 = 12.0;
 
 /// What PV4FAD promises.
 pub const CARD: Card = Card {
@@ -257,24 +258,35 @@ impl Terms {
         usize::from(self.class_bits).saturating_add(1)
     }
 
-    /// Standard deviation of the noise on a cell, of all shares: multiplier x K sqrt(trees x L). Another flag of
-    /// one account moves, in every tree, at most L coordinates for each of its K rows.
+    /// Standard deviation of the noise on a cell that privacy rests on, that of h shares together: the
+    /// multiplier times K sqrt(trees x L). Another flag of one account moves, in every tree, at most L
+    /// coordinates for each of its K rows.
     #[must_use]
     pub fn sigma(&self) -> Option<f64> {
         let noise = self.noise.as_ref()?;
         let moved = f64::from(self.trees) * f64::from(self.class_bits);
-        Some(noise.multiplier * f64::from(self.rows_per_account) * libm::sqrt(moved))
+        let sensitivity = f64::from(self.rows_per_account) * libm::sqrt(moved);
+        Some(scale_of(noise, sensitivity, self.noise_divisor()))
     }
 
     /// The greatest magnitude of one bank's noise in a cell: larger draws are clamped.
     fn noise_room(&self) -> u64 {
-        let share = self.sigma().map_or(0.0, |sigma| sigma / f64::from(self.noise_divisor().max(1)).sqrt());
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "positive, and a float cast saturates"
-        )]
-        (libm::ceil(NOISE_ROOM * share) as u64)
+        let parts = self.noise_divisor().max(1);
+        self.sigma().map_or(0, |sigma| room_of(Mechanism::Gaussian, sigma, parts))
+    }
+
+    /// Adds one bank's share of the noise.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`] when no noise of this size can be drawn.
+    fn add_noise<R: rand_core::CryptoRng>(
+        &self,
+        rng: &mut R,
+        values: &mut [i64],
+    ) -> Result<(), Refusal> {
+        let Some(sigma) = self.sigma() else { return Ok(()) };
+        add_share(Mechanism::Gaussian, sigma, self.noise_divisor(), self.noise_room(), rng, values)
+            .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))
     }
 
     /// Shape of a bank's noise: what its proof of knowledge is made for.
@@ -312,7 +324,9 @@ impl Terms {
             return bad("banks must be distinct, sorted by name, and none of them the network");
         }
         if self.k_min < 2 || self.floor() > banks || banks > MAX_HOLDERS {
-            return bad("k_min must be at least 2, the floor at most the number of banks, itself at most 64");
+            return bad(
+                "k_min must be at least 2, the floor at most the number of banks, itself at most 64",
+            );
         }
         if self.noise_divisor() < 1 {
             return bad("h = floor - c - 1 must be at least 1");
@@ -326,8 +340,10 @@ impl Terms {
         if !(1..=MAX_COORDINATES).contains(&(self.coordinates() as u64)) {
             return bad("trees x cells x class bits must be 1 to 60,000");
         }
-        let rows = usize::from(self.class_bits).saturating_mul(3 * CIPHERTEXT_BYTES + BIT_PROOF_BYTES);
-        let part = usize::from(self.trees).saturating_mul(3).saturating_add(rows).saturating_add(64);
+        let rows =
+            usize::from(self.class_bits).saturating_mul(3 * CIPHERTEXT_BYTES + BIT_PROOF_BYTES);
+        let part =
+            usize::from(self.trees).saturating_mul(3).saturating_add(rows).saturating_add(64);
         if part.saturating_mul(PART_ROWS) > MAX_MESSAGE_BYTES {
             return bad("a part's evidence would pass 4 MiB: fewer trees or class bits");
         }
@@ -336,9 +352,14 @@ impl Terms {
             return bad("join lists are padded to 1,024 rows");
         }
         if self.noise.is_none() && self.versions > 1 {
-            return bad("without noise there is one model version: two show the difference of their rows");
+            return bad(
+                "without noise there is one model version: two show the difference of their rows",
+            );
         }
-        if !(1..=MAX_ROWS).contains(&self.max_rows) || self.rows_per_account == 0 || self.versions == 0 {
+        if !(1..=MAX_ROWS).contains(&self.max_rows)
+            || self.rows_per_account == 0
+            || self.versions == 0
+        {
             return bad("rows, rows per account and versions must be positive, rows at most 2^24");
         }
         if self.queries.window_ms == 0 {
@@ -354,10 +375,35 @@ impl Terms {
             if noise.epsilon_of(self.versions) > noise.epsilon {
                 return bad("the versions cost more than the budget: raise the multiplier");
             }
+            self.add_noise(&mut rand_chacha::ChaCha20Rng::from_seed([0; 32]), &mut [])?;
         }
         ElGamal
             .check(&self.noise_shape())
             .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))
+    }
+}
+
+impl Terms {
+    /// Whether the terms are what a bank insists on (W3).
+    ///
+    /// # Errors
+    /// [`Code::BelowMinima`] with the reason.
+    pub fn check_minima(&self, minima: &Minima) -> Result<(), Refusal> {
+        let accepted =
+            minima.accepted.is_empty() || minima.accepted.contains(&self.authority.verify);
+        let charged = |set: &Name| minima.data_sets.is_empty() || minima.data_sets.contains(set);
+        let why = if self.k_min < minima.k_min || self.colluders < minima.colluders {
+            "k_min or c is below what is required here"
+        } else if !accepted {
+            "the authority is not accepted here"
+        } else {
+            match &self.noise {
+                None if minima.require_noise => "only jobs with noise are taken here",
+                Some(noise) if !charged(&noise.data_set) => "the data set has no account here",
+                _ => return Ok(()),
+            }
+        };
+        if holds(Check::Minima, false) { Ok(()) } else { Err(Refusal::new(Code::BelowMinima, why)) }
     }
 }
 
@@ -384,7 +430,8 @@ impl Job {
     /// [`Code::BadManifest`], [`Code::BadKey`].
     pub fn new(terms: Terms, public: Vec<u8>) -> Result<Self, Refusal> {
         terms.check()?;
-        let key = ChoiceKey::parse(&public).map_err(|e| Refusal::new(Code::BadKey, e.to_string()))?;
+        let key =
+            ChoiceKey::parse(&public).map_err(|e| Refusal::new(Code::BadKey, e.to_string()))?;
         if key.holders() as usize != terms.banks.len() || key.threshold() != terms.threshold {
             return Err(Refusal::new(Code::BadKey, "the key has other holders than the job"));
         }
@@ -439,7 +486,10 @@ impl Job {
                 [&label.0, &[side.byte()], bank.as_str().as_bytes(), &row.0, &bit.to_le_bytes()];
             hash_parts("quorate/pv-bit/1", &parts).0
         };
-        rows.iter().flat_map(|row| (0..bits).map(move |bit| (row, bit))).map(|(r, b)| bind(r, b)).collect()
+        rows.iter()
+            .flat_map(|row| (0..bits).map(move |bit| (row, bit)))
+            .map(|(r, b)| bind(r, b))
+            .collect()
     }
 
     /// What a bank's choice in a query is bound to: label, query, side, bank, row.
@@ -491,23 +541,32 @@ impl Job {
     }
 
     /// W1: signed by the network, of this job and one of its versions.
-    fn from_network<T: Body + messages::OfJob>(&self, signed: &Signed<T>) -> Result<Verified<T>, Refusal> {
+    fn by_network<T: Body + messages::OfJob>(
+        &self,
+        signed: &Signed<T>,
+    ) -> Result<Verified<T>, Refusal> {
         self.of_job(signed.verify(&self.network.verify)?, self.network_culprit())
     }
 
     /// W1: signed by the authority.
-    fn from_authority<T: Body + messages::OfJob>(&self, signed: &Signed<T>) -> Result<Verified<T>, Refusal> {
+    fn by_authority<T: Body + messages::OfJob>(
+        &self,
+        signed: &Signed<T>,
+    ) -> Result<Verified<T>, Refusal> {
         let culprit = Culprit::Authority(self.authority.name.clone());
         self.of_job(signed.verify(&self.authority.verify)?, culprit)
     }
 
     /// W1: signed by the aggregator.
-    fn from_aggregator<T: Body + messages::OfJob>(&self, signed: &Signed<T>) -> Result<Verified<T>, Refusal> {
+    fn by_aggregator<T: Body + messages::OfJob>(
+        &self,
+        signed: &Signed<T>,
+    ) -> Result<Verified<T>, Refusal> {
         self.of_job(signed.verify(&self.aggregator)?, Culprit::Aggregator)
     }
 
     /// W1: signed by the bank that it names.
-    fn from_bank<T: Body + messages::OfJob + messages::ByBank>(
+    fn by_bank<T: Body + messages::OfJob + messages::ByBank>(
         &self,
         signed: &Signed<T>,
     ) -> Result<Verified<T>, Refusal> {
@@ -558,9 +617,9 @@ impl Blobs for BTreeMap<Hash, Vec<u8>> {
 
 impl World<'_> {
     fn blob(&self, hash: &Hash) -> Result<Vec<u8>, Refusal> {
-        self.blobs
-            .get(hash)
-            .ok_or_else(|| Refusal::new(Code::Unavailable, "bytes that were named did not arrive yet"))
+        self.blobs.get(hash).ok_or_else(|| {
+            Refusal::new(Code::Unavailable, "bytes that were named did not arrive yet")
+        })
     }
 }
 

@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::threshold::elgamal::ElGamal;
-use quorate_crypto::threshold::elgamal::choice::{
-    CIPHERTEXT_BYTES, Chosen, Ciphers,
-};
+use quorate_crypto::threshold::elgamal::choice::{CIPHERTEXT_BYTES, Chosen, Ciphers};
 use quorate_crypto::threshold::{AUTHORITY, ThresholdScheme};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -29,6 +27,9 @@ use crate::machine::{Bug, Context, Fact, Output, Peer};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::wire::{Name, Signed, Verified, decode, encode};
 
+/// Parts worked on in one step: what a step keeps and sends stays in memory until it is stored.
+const STEP_PARTS: usize = if cfg!(test) { 3 } else { 64 };
+
 /// An output of this machine.
 pub type NetworkOutput = Output<Message, Keep>;
 
@@ -47,6 +48,9 @@ pub trait CellAssignment {
     fn cell(&self, tree: u16, payment: usize) -> u16;
 }
 
+/// A row of a join list, and its payment if it is no padding.
+type Slot = (RowId, Option<usize>);
+
 /// Payments of a model version in the order that banks see them: a function of the network's keys, so
 /// that it is made again after a restart.
 pub struct Layout {
@@ -55,7 +59,7 @@ pub struct Layout {
     /// Row ids by payment.
     rows: Vec<RowId>,
     /// Slots of every bank and side, in whole parts; padding has no payment.
-    slots: BTreeMap<(Name, Side), Vec<(RowId, Option<usize>)>>,
+    slots: BTreeMap<(Name, Side), Vec<Slot>>,
     /// Real tree by random number.
     trees: Vec<u16>,
     /// Random cell by real tree and cell.
@@ -97,7 +101,7 @@ impl Layout {
             row
         };
         let rows: Vec<RowId> = payments.iter().map(|_| id()).collect();
-        let mut slots: BTreeMap<(Name, Side), Vec<(RowId, Option<usize>)>> = BTreeMap::new();
+        let mut slots: BTreeMap<(Name, Side), Vec<Slot>> = BTreeMap::new();
         for bank in &job.banks {
             for side in Side::BOTH {
                 slots.insert((bank.party.clone(), side), Vec::new());
@@ -123,11 +127,11 @@ impl Layout {
         Ok(Self { length, rows, slots, trees, cells })
     }
 
-    fn parts(&self, bank: &Name, side: Side) -> &[(RowId, Option<usize>)] {
+    fn parts(&self, bank: &Name, side: Side) -> &[Slot] {
         self.slots.get(&(bank.clone(), side)).map_or(&[], Vec::as_slice)
     }
 
-    fn part(&self, bank: &Name, side: Side, part: u16) -> &[(RowId, Option<usize>)] {
+    fn part(&self, bank: &Name, side: Side, part: u16) -> &[Slot] {
         self.parts(bank, side).chunks(self.length).nth(usize::from(part)).unwrap_or_default()
     }
 
@@ -225,9 +229,16 @@ pub struct NetworkJob {
     joined: BTreeSet<Name>,
     /// Where the parts that came are kept.
     flags: BTreeMap<(Side, Name, u16), Hash>,
-    /// Whether beneficiary banks were asked.
+    /// Where the inputs of beneficiaries' parts are kept, once ordering sides are complete.
+    inputs: BTreeMap<(Name, u16), Hash>,
+    /// Whether all beneficiary banks were asked.
     chained: bool,
+    /// Parts that are in the evidence, or left out of it.
+    assigned: usize,
     evidence: Vec<Hash>,
+    /// Evidence that was sent.
+    sent: usize,
+    asked_sums: bool,
     sums: Option<Hash>,
     logged: Option<Verified<Logged>>,
     summed: Option<Verified<Summed>>,
@@ -259,7 +270,10 @@ impl NetworkJob {
         version: u32,
     ) -> Result<(Self, Vec<NetworkOutput>), Refusal> {
         if job.network.verify != cx.identity.verify_key() {
-            return Err(Refusal::new(Code::UnknownParty, "the job names other keys of the network"));
+            return Err(Refusal::new(
+                Code::UnknownParty,
+                "the job names other keys of the network",
+            ));
         }
         if version >= job.versions {
             return Err(Refusal::new(Code::UnknownRound, "the job has no such model version"));
@@ -297,8 +311,12 @@ impl NetworkJob {
             lost: BTreeSet::new(),
             joined: BTreeSet::new(),
             flags: BTreeMap::new(),
+            inputs: BTreeMap::new(),
             chained: false,
+            assigned: 0,
             evidence: Vec::new(),
+            sent: 0,
+            asked_sums: false,
             sums: None,
             logged: None,
             summed: None,
@@ -349,8 +367,8 @@ impl NetworkJob {
         let mut next = self.clone();
         let outcome = match message {
             Message::Joined(joined) => next.join(joined),
-            Message::FlagPart(part) => next.flag_part(cx, world, part),
-            Message::Logged(logged) => next.log(cx, world, logged),
+            Message::FlagPart(part) => next.flag_part(world, part),
+            Message::Logged(logged) => next.log(cx, logged),
             Message::Summed(summed) => next.summed(world, summed),
             Message::NoiseShare(share) => next.noise(world, share),
             Message::Released(release, partial) => next.released(world, release, partial),
@@ -411,11 +429,8 @@ impl NetworkJob {
     fn refused(&mut self, signed: &Signed<Refused>) -> Result<Vec<NetworkOutput>, Refusal> {
         let claimed = signed.peek()?;
         let by_authority = claimed.bank == self.job.authority.name;
-        let refused = if by_authority {
-            self.job.from_authority(signed)?
-        } else {
-            self.job.from_bank(signed)?
-        };
+        let refused =
+            if by_authority { self.job.by_authority(signed)? } else { self.job.by_bank(signed)? };
         self.is_of_version(refused.version)?;
         let note = format!("{}: {}", refused.bank, refused.refusal);
         let mut outputs = vec![Output::Log(Fact::of("was.refused", self.version, 0, note))];
@@ -443,7 +458,7 @@ impl NetworkJob {
     }
 
     fn join(&mut self, signed: &Signed<Joined>) -> Result<Vec<NetworkOutput>, Refusal> {
-        let joined = self.job.from_bank(signed)?;
+        let joined = self.job.by_bank(signed)?;
         self.is_of_version(joined.version)?;
         self.joined.insert(joined.bank.clone());
         Ok(Vec::new())
@@ -452,11 +467,10 @@ impl NetworkJob {
     /// W4: signed by its bank, for the part that was asked for, every ciphertext proven.
     fn flag_part(
         &mut self,
-        cx: &Context<'_>,
         world: &NetworkWorld<'_>,
         signed: &Signed<FlagPart>,
     ) -> Result<Vec<NetworkOutput>, Refusal> {
-        let part = self.job.from_bank(signed)?;
+        let part = self.job.by_bank(signed)?;
         self.is_of_version(part.version)?;
         let bank = Culprit::Party(part.bank.clone());
         let rows = world.layout.part_rows(&part.bank, part.side, part.part);
@@ -469,12 +483,16 @@ impl NetworkJob {
             }
             return Err(Refusal::new(Code::Duplicate, "a second answer for one part").blaming(bank));
         }
-        if self.phase != Phase::Joined || (part.side == Side::Ordering) == self.chained {
+        let open = match part.side {
+            Side::Ordering => self.inputs.is_empty(),
+            Side::Beneficiary => self.inputs.contains_key(&(part.bank.clone(), part.part)),
+        };
+        if self.phase != Phase::Joined || !open {
             return Err(Refusal::new(Code::Late, "parts of this side are not collected now"));
         }
         let inputs = match part.side {
             Side::Ordering => Vec::new(),
-            Side::Beneficiary => self.inputs(cx, world, &part.bank, part.part)?,
+            Side::Beneficiary => self.kept_inputs(world, &part.bank, part.part)?,
         };
         if rows.len() != self.job.part_len()
             || part.rows != rows_hash(&rows)
@@ -497,13 +515,19 @@ impl NetworkJob {
 
     /// Whether every bank that is left sent all its parts of a side.
     fn flags_complete(&self, world: &NetworkWorld<'_>, side: Side) -> bool {
-        self.present().iter().all(|bank| {
-            let parts = 0..world.layout.count(bank, side);
-            parts.into_iter().all(|part| self.flags.contains_key(&(side, bank.clone(), part)))
-        })
+        self.present().iter().all(|bank| self.is_complete(world, side, bank))
     }
 
-    fn kept_part(&self, world: &NetworkWorld<'_>, hash: &Hash) -> Result<Signed<FlagPart>, Refusal> {
+    fn is_complete(&self, world: &NetworkWorld<'_>, side: Side, bank: &Name) -> bool {
+        let mut parts = 0..world.layout.count(bank, side);
+        parts.all(|part| self.flags.contains_key(&(side, bank.clone(), part)))
+    }
+
+    fn kept_part(
+        &self,
+        world: &NetworkWorld<'_>,
+        hash: &Hash,
+    ) -> Result<Signed<FlagPart>, Refusal> {
         decode(&world.world.blob(hash)?)
     }
 
@@ -536,22 +560,17 @@ impl NetworkJob {
                 Ok(outputs)
             }
             Phase::Joined if !self.chained && self.flags_complete(world, Side::Ordering) => {
-                self.chained = true;
-                let mut outputs = Vec::new();
-                for bank in &present {
-                    for part in 0..world.layout.count(bank, Side::Beneficiary) {
-                        let inputs = self.inputs(cx, world, bank, part)?;
-                        outputs.push(self.ask_flags(cx, bank, Side::Beneficiary, part, inputs));
-                    }
-                }
-                Ok(outputs)
+                self.chain(cx, world)
             }
             Phase::Joined if self.chained && self.flags_complete(world, Side::Beneficiary) => {
                 self.assign(cx, world)
             }
+            Phase::Flagged if self.logged.is_none() && self.sums.is_some() => {
+                self.assign(cx, world)
+            }
+            Phase::Flagged if self.logged.is_some() => self.send_evidence(cx, world),
             Phase::Summed
-                if !self.frozen
-                    && present.iter().all(|bank| self.shares.contains_key(bank)) =>
+                if !self.frozen && present.iter().all(|bank| self.shares.contains_key(bank)) =>
             {
                 self.freeze(cx)
             }
@@ -573,52 +592,84 @@ impl NetworkJob {
         to_bank(bank, Message::FlagAsk(Signed::sign(ask, cx.identity).signed().clone()))
     }
 
-    /// The other side's ciphertexts for a beneficiary's part: the ordering bank's where it answered,
-    /// fresh encryptions of 0 for padding and for rows that were lost.
-    fn inputs(
-        &self,
+    /// Asks the next beneficiary banks, all of them in steps.
+    fn chain(
+        &mut self,
         cx: &Context<'_>,
+        world: &NetworkWorld<'_>,
+    ) -> Result<Vec<NetworkOutput>, Refusal> {
+        let mut open = Vec::new();
+        for bank in self.present() {
+            let parts = 0..world.layout.count(&bank, Side::Beneficiary);
+            open.extend(parts.map(|part| (bank.clone(), part)));
+        }
+        open.retain(|place| !self.inputs.contains_key(place));
+        self.chained = open.len() <= STEP_PARTS;
+        let mut ordering = BTreeMap::new();
+        for ((side, ..), hash) in &self.flags {
+            if *side == Side::Ordering {
+                ordering.insert(*hash, self.kept_part(world, hash)?.peek()?.ciphers);
+            }
+        }
+        let mut outputs = Vec::new();
+        for (bank, part) in open.into_iter().take(STEP_PARTS) {
+            let inputs = self.make_inputs(cx, world, &ordering, (&bank, part))?;
+            let keep = Keep::of(inputs.clone());
+            outputs.push(self.ask_flags(cx, &bank, Side::Beneficiary, part, inputs));
+            self.inputs.insert((bank, part), keep.hash);
+            outputs.push(Output::Work(keep));
+        }
+        Ok(outputs)
+    }
+
+    fn kept_inputs(
+        &self,
         world: &NetworkWorld<'_>,
         bank: &Name,
         part: u16,
     ) -> Result<Vec<u8>, Refusal> {
+        let hash = self.inputs.get(&(bank.clone(), part));
+        let hash = hash.ok_or_else(|| Refusal::new(Code::WrongState, "a part not asked for"))?;
+        world.world.blob(hash)
+    }
+
+    /// The other side's ciphertexts for a beneficiary's part: the ordering bank's where it answered,
+    /// fresh encryptions of 0 for padding and for rows that were lost.
+    fn make_inputs(
+        &self,
+        cx: &Context<'_>,
+        world: &NetworkWorld<'_>,
+        ordering: &BTreeMap<Hash, Vec<u8>>,
+        (bank, part): (&Name, u16),
+    ) -> Result<Vec<u8>, Refusal> {
         let row_bytes = usize::from(self.job.class_bits).saturating_mul(CIPHERTEXT_BYTES);
         let slots = world.layout.part(bank, Side::Beneficiary, part);
+        let mut inputs = vec![0; slots.len().saturating_mul(row_bytes)];
+        let mut holes = Vec::new();
+        for ((row, payment), to) in slots.iter().zip(inputs.chunks_mut(row_bytes.max(1))) {
+            let from = payment.and_then(|payment| {
+                let (hash, at) = self.ordering_place(world, payment, row)?;
+                ordering.get(&hash)?.chunks(row_bytes.max(1)).nth(at)
+            });
+            match from {
+                Some(from) => to.copy_from_slice(from),
+                None => holes.push((*row, to)),
+            }
+        }
         let label = self.job.label("padding", self.version);
         let parts: [&[u8]; 3] = [&label.0, bank.as_str().as_bytes(), &part.to_le_bytes()];
         let seed = seed(cx.identity, "quorate/pv-padding/1", &parts);
-        let mut parts: BTreeMap<Hash, FlagPart> = BTreeMap::new();
-        let mut inputs = Vec::with_capacity(slots.len().saturating_mul(row_bytes));
-        let mut holes = Vec::new();
-        for (place, (row, payment)) in slots.iter().enumerate() {
-            let Some((hash, at)) = payment.and_then(|payment| self.ordering_place(world, payment, row))
-            else {
-                holes.push((place, *row));
-                inputs.resize(inputs.len().saturating_add(row_bytes), 0);
-                continue;
-            };
-            if !parts.contains_key(&hash) {
-                parts.insert(hash, self.kept_part(world, &hash)?.peek()?);
-            }
-            let start = at.saturating_mul(row_bytes);
-            let found = parts.get(&hash).and_then(|part| {
-                part.ciphers.get(start..start.saturating_add(row_bytes))
-            });
-            inputs.extend_from_slice(found.unwrap_or_default());
-        }
-        let rows: Vec<RowId> = holes.iter().map(|(_, row)| *row).collect();
-        let bindings = self.job.bit_bindings(self.version, Side::Ordering, &self.job.network.party, &rows);
+        let rows: Vec<RowId> = holes.iter().map(|(row, _)| *row).collect();
+        let network = &self.job.network.party;
+        let bindings = self.job.bit_bindings(self.version, Side::Ordering, network, &rows);
         let zeros = Zeroizing::new(vec![0; bindings.len()]);
         let padding = world
             .world
             .key
             .encrypt_bits(&bindings, &zeros, &seed)
             .map_err(|error| bad_ciphertext(&error, self.job.network_culprit()))?;
-        for ((place, _), ciphers) in holes.iter().zip(padding.ciphers.chunks(row_bytes.max(1))) {
-            let start = place.saturating_mul(row_bytes);
-            if let Some(to) = inputs.get_mut(start..start.saturating_add(row_bytes)) {
-                to.copy_from_slice(ciphers);
-            }
+        for ((_, to), from) in holes.into_iter().zip(padding.ciphers.chunks(row_bytes.max(1))) {
+            to.copy_from_slice(from);
         }
         Ok(inputs)
     }
@@ -638,24 +689,34 @@ impl NetworkJob {
         Some((*hash, at % world.layout.length))
     }
 
-    /// Puts the evidence together, adds up, and has the assignment logged.
+    /// Puts evidence together and adds up, part by part; after the last has the assignment logged.
     fn assign(
         &mut self,
         cx: &Context<'_>,
         world: &NetworkWorld<'_>,
     ) -> Result<Vec<NetworkOutput>, Refusal> {
+        if self.assigned == self.flags.len() {
+            return Ok(Vec::new());
+        }
+        self.phase = Phase::Flagged;
         let mut outputs = Vec::new();
-        let mut sums = Ciphers::empty(self.job.coordinates());
-        let flags: Vec<_> = self.flags.iter().map(|(place, hash)| (place.clone(), *hash)).collect();
-        for ((side, bank, number), hash) in flags {
+        let mut sums = match &self.sums {
+            None => Ciphers::empty(self.job.coordinates()),
+            Some(kept) => Ciphers::decode_sums(&world.world.blob(kept)?)
+                .map_err(|error| bad_ciphertext(&error, self.job.network_culprit()))?,
+        };
+        let next = self.flags.iter().skip(self.assigned).take(STEP_PARTS);
+        let next: Vec<_> = next.map(|(place, hash)| (place.clone(), *hash)).collect();
+        self.assigned = self.assigned.saturating_add(next.len());
+        for ((side, bank, number), hash) in next {
             let rows = world.layout.part_rows(&bank, side, number);
             let part = self.kept_part(world, &hash)?;
             let evidence = match side {
                 Side::Ordering => Evidence::Ordering { rows, part },
-                // A bank that was lost after it answered for some of its parts: none of them counts.
-                Side::Beneficiary if self.lost.contains(&bank) => continue,
+                // A bank that was lost when it had answered for some of its parts: none of them counts.
+                Side::Beneficiary if !self.is_complete(world, side, &bank) => continue,
                 Side::Beneficiary => {
-                    let inputs = self.inputs(cx, world, &bank, number)?;
+                    let inputs = self.kept_inputs(world, &bank, number)?;
                     let cells = self.cells(world, &bank, number);
                     self.add(&mut sums, &part.peek()?, &cells)?;
                     Evidence::Beneficiary { rows, inputs, part, cells }
@@ -668,12 +729,14 @@ impl NetworkJob {
         let keep = Keep::of(sums.to_bytes());
         self.sums = Some(keep.hash);
         outputs.push(Output::Work(keep));
-        self.phase = Phase::Flagged;
-        let salt = self.salt(cx);
-        let hash = assignment_hash(&self.job.id(), self.version, &salt, &self.evidence);
-        let assigned = Assigned { job: self.job.id(), version: self.version, hash };
-        let assigned = Signed::sign(assigned, cx.identity).signed().clone();
-        outputs.push(Output::Send { to: Peer::Aggregator, message: Message::Assigned(assigned) });
+        if self.assigned == self.flags.len() {
+            let salt = self.salt(cx);
+            let hash = assignment_hash(&self.job.id(), self.version, &salt, &self.evidence);
+            let assigned = Assigned { job: self.job.id(), version: self.version, hash };
+            let assigned = Signed::sign(assigned, cx.identity).signed().clone();
+            let message = Message::Assigned(assigned);
+            outputs.push(Output::Send { to: Peer::Aggregator, message });
+        }
         Ok(outputs)
     }
 
@@ -714,36 +777,51 @@ impl NetworkJob {
         Ok(())
     }
 
-    /// The assignment is logged: the authority gets the evidence.
+    /// The assignment is logged.
     fn log(
         &mut self,
         cx: &Context<'_>,
-        world: &NetworkWorld<'_>,
         signed: &Signed<Logged>,
     ) -> Result<Vec<NetworkOutput>, Refusal> {
-        let logged = self.job.from_aggregator(signed)?;
+        let logged = self.job.by_aggregator(signed)?;
         self.is_of_version(logged.version)?;
         let salt = self.salt(cx);
         let own = assignment_hash(&self.job.id(), self.version, &salt, &self.evidence);
         if self.phase != Phase::Flagged || logged.hash != own {
             return Err(Refusal::new(Code::WrongState, "not the assignment that was to be logged"));
         }
+        self.logged = Some(logged);
+        Ok(Vec::new())
+    }
+
+    /// Once the assignment is logged the authority gets the evidence, in steps, then the request.
+    fn send_evidence(
+        &mut self,
+        cx: &Context<'_>,
+        world: &NetworkWorld<'_>,
+    ) -> Result<Vec<NetworkOutput>, Refusal> {
+        let Some(logged) = self.logged.as_ref().filter(|_| !self.asked_sums) else {
+            return Ok(Vec::new());
+        };
         let to = Peer::Authority(self.job.authority.name.clone());
         let mut outputs = Vec::new();
-        for hash in &self.evidence {
+        for hash in self.evidence.iter().skip(self.sent).take(STEP_PARTS) {
             let evidence = Box::new(decode::<Evidence>(&world.world.blob(hash)?)?);
             outputs.push(Output::Send { to: to.clone(), message: Message::Evidence(evidence) });
         }
-        let ask = SumAsk {
-            job: self.job.id(),
-            version: self.version,
-            logged: signed.clone(),
-            salt,
-            evidence: self.evidence.clone(),
-        };
-        let ask = Signed::sign(ask, cx.identity).signed().clone();
-        outputs.push(Output::Send { to, message: Message::SumAsk(ask) });
-        self.logged = Some(logged);
+        self.sent = self.sent.saturating_add(outputs.len());
+        if self.sent == self.evidence.len() {
+            self.asked_sums = true;
+            let ask = SumAsk {
+                job: self.job.id(),
+                version: self.version,
+                logged: logged.signed().clone(),
+                salt: self.salt(cx),
+                evidence: self.evidence.clone(),
+            };
+            let ask = Signed::sign(ask, cx.identity).signed().clone();
+            outputs.push(Output::Send { to, message: Message::SumAsk(ask) });
+        }
         Ok(outputs)
     }
 
@@ -753,7 +831,7 @@ impl NetworkJob {
         world: &NetworkWorld<'_>,
         signed: &Signed<Summed>,
     ) -> Result<Vec<NetworkOutput>, Refusal> {
-        let summed = self.job.from_authority(signed)?;
+        let summed = self.job.by_authority(signed)?;
         self.is_of_version(summed.version)?;
         let logged = self
             .logged
@@ -779,10 +857,11 @@ impl NetworkJob {
         world: &NetworkWorld<'_>,
         signed: &Signed<NoiseShare>,
     ) -> Result<Vec<NetworkOutput>, Refusal> {
-        let share = self.job.from_bank(signed)?;
+        let share = self.job.by_bank(signed)?;
         self.is_of_version(share.version)?;
         let summed = self.summed.as_ref().filter(|_| self.phase == Phase::Summed && !self.frozen);
-        let summed = summed.ok_or_else(|| Refusal::new(Code::Late, "noise is not collected now"))?;
+        let summed =
+            summed.ok_or_else(|| Refusal::new(Code::Late, "noise is not collected now"))?;
         let bank = || Culprit::Party(share.bank.clone());
         if share.summed != summed.hash() {
             return Err(Refusal::new(Code::WrongLabel, "noise for other sums").blaming(bank()));
@@ -825,14 +904,14 @@ impl NetworkJob {
         Ok(vec![Output::Send { to, message: Message::FreezeAsk(ask) }])
     }
 
-    /// The authority released: its share is checked, T banks are asked for theirs.
+    /// W16: the authority released: its share is checked, T banks are asked for theirs.
     fn released(
         &mut self,
         world: &NetworkWorld<'_>,
         signed: &Signed<Release>,
         partial: &Signed<Partial>,
     ) -> Result<Vec<NetworkOutput>, Refusal> {
-        let release = self.job.from_authority(signed)?;
+        let release = self.job.by_authority(signed)?;
         self.is_of_version(release.version)?;
         let hash = release.hash();
         if self.openings.contains_key(&hash) {
@@ -860,7 +939,7 @@ impl NetworkJob {
             return Err(Refusal::new(Code::WrongLabel, "the authority released other ciphertexts")
                 .blaming(authority));
         }
-        let partial = self.job.from_authority(partial)?;
+        let partial = self.job.by_authority(partial)?;
         let ciphers = Ciphers::decode_sums(&bytes)
             .map_err(|error| bad_ciphertext(&error, authority.clone()))?;
         let right = partial.release == hash
@@ -934,20 +1013,21 @@ impl NetworkJob {
             lost |= missing > 0;
         }
         if lost && self.phase == Phase::Frozen {
-            let mut refusal = Refusal::new(Code::QuorumLost, "too few key holders are left to open");
+            let mut refusal =
+                Refusal::new(Code::QuorumLost, "too few key holders are left to open");
             refusal.concerns = self.lost.iter().cloned().collect();
             outputs.extend(self.fail(refusal));
         }
         Ok(outputs)
     }
 
-    /// A bank's share: a wrong one names it, and another steps in.
+    /// W16: a bank's share: a wrong one names it, and another steps in.
     fn partial(
         &mut self,
         world: &NetworkWorld<'_>,
         signed: &Signed<Partial>,
     ) -> Result<Vec<NetworkOutput>, Refusal> {
-        let partial = self.job.from_bank(signed)?;
+        let partial = self.job.by_bank(signed)?;
         let number = self.job.holder(&partial.bank);
         let needed = self.job.threshold as usize;
         let opening = self
@@ -1150,7 +1230,7 @@ impl NetworkJob {
         cx: &Context<'_>,
         signed: &Signed<Picked>,
     ) -> Result<Vec<NetworkOutput>, Refusal> {
-        let picked = self.job.from_bank(signed)?;
+        let picked = self.job.by_bank(signed)?;
         let found = self.queries.iter_mut().find(|(_, known)| known.table.hash() == picked.table);
         let (_, known) =
             found.ok_or_else(|| Refusal::new(Code::WrongState, "no such query is open"))?;

@@ -24,7 +24,7 @@ use super::bank::{Accounts, BankJob, BankWorld};
 use super::messages::{Account, Message};
 use super::network::{Asked, CellAssignment, Layout, NetworkJob, NetworkWorld, Payment, Phase};
 use super::{Blobs, Envelope, Job, Keep, QueryLimits, Side, Terms, World};
-use crate::job::{AuthorityKey, RosterEntry};
+use crate::job::{AuthorityKey, Minima, RosterEntry};
 use crate::machine::{Context, Fact, Output, Peer};
 use crate::policy::{Charge, NoiseSpec};
 use crate::refusal::Refusal;
@@ -80,7 +80,7 @@ pub fn terms(banks: u32, threshold: u32) -> Terms {
         class_bits: 2,
         trees: 3,
         cells: 8,
-        part_rows: 16,
+        part_rows: 8,
         rows_per_account: 100,
         max_rows: 1000,
         versions: 1,
@@ -201,7 +201,11 @@ fn stored<T: Serialize + DeserializeOwned>(state: &T) -> T {
 
 /// Random payments of `terms`, with flags, mistyped and mismatched accounts.
 #[must_use]
-pub fn payments(terms: &Terms, count: usize, seed: u64) -> (BTreeMap<Name, Ledger>, Vec<Payment>, Cells) {
+pub fn payments(
+    terms: &Terms,
+    count: usize,
+    seed: u64,
+) -> (BTreeMap<Name, Ledger>, Vec<Payment>, Cells) {
     let mut rng = ChaCha20Rng::seed_from_u64(seed);
     let mut below = |n: u64| rng.next_u64() % n;
     let mut ledgers = BTreeMap::new();
@@ -276,10 +280,14 @@ impl Sim {
             let cx = Context { now_ms: 0, identity: &keys, rng: &mut rng };
             NetworkJob::start(&cx, &world, job.clone(), version).unwrap()
         };
+        let minima = Minima::default();
         let machines = job.banks.iter().map(|bank| {
             let keys = identity(&bank.party);
             let cx = Context { now_ms: 0, identity: &keys, rng: &mut rng };
-            (bank.party.clone(), BankJob::new(&cx, bank.party.clone(), job.clone()).unwrap())
+            (
+                bank.party.clone(),
+                BankJob::new(&cx, bank.party.clone(), job.clone(), &minima).unwrap(),
+            )
         });
         let mut sim = Self {
             banks: machines.collect(),
@@ -424,16 +432,14 @@ impl Sim {
         let mut cx = Context { now_ms: self.now_ms, identity: &keys, rng: &mut self.rng };
         let outputs = if *to == self.job.authority.name {
             let world = AuthorityWorld { world, share: &self.fixture.shares[0] };
-            let (next, outputs) =
-                self.authority.clone().handle(&mut cx, &world, &message).unwrap();
+            let (next, outputs) = self.authority.clone().handle(&mut cx, &world, &message).unwrap();
             self.authority = stored(&next);
             outputs
         } else {
             let number = self.job.holder(to).unwrap() as usize;
             let (share, accounts) = (&self.fixture.shares[number], &self.ledgers[to]);
             let world = BankWorld { world, share, accounts };
-            let (next, outputs) =
-                self.banks[to].clone().handle(&mut cx, &world, &message).unwrap();
+            let (next, outputs) = self.banks[to].clone().handle(&mut cx, &world, &message).unwrap();
             self.banks.insert(to.clone(), stored(&next));
             outputs
         };

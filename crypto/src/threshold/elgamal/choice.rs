@@ -307,26 +307,22 @@ impl Menu<'_> {
         .collect()
     }
 
-    /// Chooses, appends the outcome to `ciphers`, and the commitments to `commitments`.
-    fn choose(
+    /// Row `choice`, re-randomised, appended to `ciphers`; returned with its randomness.
+    fn outcome(
         &self,
         key: &ElGamalKey,
-        binding: &Binding,
         choice: u32,
         draw: &mut Draw,
         ciphers: &mut Vec<u8>,
-        commitments: &mut Vec<RistrettoPoint>,
-    ) -> Pending {
+    ) -> (Vec<Cipher>, Zeroizing<Vec<Scalar>>) {
         let mut blinds = Zeroizing::new(Vec::with_capacity(self.width));
         let mut out = Vec::with_capacity(self.width);
-        let start = ciphers.len();
         for column in 0..self.width {
             let mut chosen = [RistrettoPoint::identity(); 2];
             for (row, candidates) in (0u32..).zip(self.candidates.chunks_exact(self.width)) {
                 let taken = row.ct_eq(&choice);
-                for (to, from) in
-                    chosen.iter_mut().zip(candidates.get(column).into_iter().flatten())
-                {
+                let candidate = candidates.get(column).into_iter().flatten();
+                for (to, from) in chosen.iter_mut().zip(candidate) {
                     to.conditional_assign(from, taken);
                 }
             }
@@ -337,6 +333,21 @@ impl Menu<'_> {
             ciphers.extend(fresh.iter().flat_map(|point| point.compress().to_bytes()));
             out.push(fresh);
         }
+        (out, blinds)
+    }
+
+    /// Chooses, appends the outcome to `ciphers`, and the commitments to `commitments`.
+    fn choose(
+        &self,
+        key: &ElGamalKey,
+        binding: &Binding,
+        choice: u32,
+        draw: &mut Draw,
+        ciphers: &mut Vec<u8>,
+        commitments: &mut Vec<RistrettoPoint>,
+    ) -> Pending {
+        let start = ciphers.len();
+        let (out, blinds) = self.outcome(key, choice, draw, ciphers);
         let statement = self.statement(key, binding, ciphers.get(start..).unwrap_or_default());
         let mut blind = Zeroizing::new(Scalar::ZERO);
         match blinds.as_slice() {
@@ -349,14 +360,56 @@ impl Menu<'_> {
             }
         }
         let mut drawn = Zeroizing::new(Vec::with_capacity(self.rows));
-        for [d1, d2] in self.differences(&statement, &out) {
-            let (challenge, response) = (draw.word(), draw.scalar());
-            let minus = Zeroizing::new(-Scalar::from(challenge));
-            commitments.push(RistrettoPoint::mul_base(&response) + *minus * d1);
-            commitments.push(&response * key.table() + *minus * d2);
-            drawn.push((challenge, response));
+        drawn.extend((0..self.rows).map(|_| (draw.word(), draw.scalar())));
+        match (self.candidates, drawn.as_slice()) {
+            ([first, second], [a, b]) => {
+                commitments.extend(self.commit_pair([first, second], choice, &blind, [a, b], key));
+            }
+            _ => {
+                let differences = self.differences(&statement, &out);
+                for ([d1, d2], (challenge, response)) in differences.iter().zip(drawn.iter()) {
+                    let minus = Zeroizing::new(-Scalar::from(*challenge));
+                    commitments.push(RistrettoPoint::mul_base(response) + *minus * d1);
+                    commitments.push(response * key.table() + *minus * d2);
+                }
+            }
         }
         Pending { statement, choice, blind, drawn }
+    }
+
+    /// The commitments of both branches where there are two candidates of one ciphertext, as the general
+    /// way gives them, with fewer products of foreign points.
+    ///
+    /// With k the choice and delta = candidate_1 - candidate_0, D_j = r (G, Y) + (k - j) delta; so branch
+    /// j commits to (z_j - c_j r) (G, Y), and the branch that is not chosen to c_1 delta or
+    /// -c_0 delta more.
+    fn commit_pair(
+        &self,
+        [first, second]: [&Cipher; 2],
+        choice: u32,
+        blind: &Scalar,
+        drawn: [&(u128, Scalar); 2],
+        key: &ElGamalKey,
+    ) -> [RistrettoPoint; 4] {
+        let one = choice.ct_eq(&1);
+        let challenges = drawn.map(|(challenge, _)| Zeroizing::new(Scalar::from(*challenge)));
+        let [c0, c1] = &challenges;
+        let shift = Zeroizing::new(Scalar::conditional_select(c1, &-**c0, one));
+        let more = if self.said.is_empty() {
+            // The constants differ by (O, G).
+            [RistrettoPoint::identity(), RistrettoPoint::mul_base(&shift)]
+        } else {
+            [*shift * (second[0] - first[0]), *shift * (second[1] - first[1])]
+        };
+        let nothing = RistrettoPoint::identity();
+        let branch = |(_, response): &(u128, Scalar), challenge: &Scalar, other| {
+            let blinded = Zeroizing::new(response - challenge * blind);
+            let extra =
+                more.map(|point| RistrettoPoint::conditional_select(&nothing, &point, other));
+            [RistrettoPoint::mul_base(&blinded) + extra[0], &*blinded * key.table() + extra[1]]
+        };
+        let [[a0, b0], [a1, b1]] = [branch(drawn[0], c0, one), branch(drawn[1], c1, !one)];
+        [a0, b0, a1, b1]
     }
 
     /// The commitments of a proof, appended, its statement and the challenge that it claims; `None`
@@ -725,6 +778,39 @@ impl ChoiceKey {
             encode_doubled(points.as_flattened()).for_each(|bytes| said.add(&bytes));
         }
         said
+    }
+}
+
+#[cfg(any(test, feature = "testkit"))]
+impl ChoiceKey {
+    /// The ciphertexts of [`ChoiceKey::encrypt_bits`] (or, with inputs, of [`ChoiceKey::or_bits`]) without their
+    /// proofs, of other randomness: to measure what each of them costs.
+    ///
+    /// # Errors
+    /// As [`ChoiceKey::or_bits`].
+    pub fn unproven(
+        &self,
+        inputs: Option<&[u8]>,
+        bits: &[u8],
+        seed: &Secret<[u8; 32]>,
+    ) -> Result<Vec<u8>, ChoiceError> {
+        let mut draw = self.draw(seed, b"unproven", &[], inputs.unwrap_or_default(), bits);
+        let mut ciphers = Vec::with_capacity(bits.len().saturating_mul(CIPHER_BYTES));
+        if let Some(inputs) = inputs {
+            let decoded = Ciphers::decode(inputs)?;
+            same_len(bits.len(), decoded.len())?;
+            for ((candidates, said), bit) in or_menus(inputs, &decoded).iter().zip(bits) {
+                let menu = or_menu(candidates, said);
+                menu.outcome(&self.0, u32::from(*bit), &mut draw, &mut ciphers);
+            }
+            return Ok(ciphers);
+        }
+        let constants = constants();
+        let menu = Menu { domain: "bit", rows: 2, width: 1, candidates: &constants, said: &[] };
+        for bit in bits {
+            menu.outcome(&self.0, u32::from(*bit), &mut draw, &mut ciphers);
+        }
+        Ok(ciphers)
     }
 }
 
