@@ -369,8 +369,8 @@ impl AuthorityJob {
         let mut shares: Vec<(Name, Hash)> = Vec::with_capacity(ask.shares.len());
         for hash in &ask.shares {
             let share = decode::<Signed<NoiseShare>>(&world.world.blob(hash)?)?;
-            // W9: the network signed the request that names it, so a share that no bank signed is its
-            // own.
+            // W9: the network signed the request that names it, so a share that no bank signed is
+            // its own.
             let share = self
                 .job
                 .by_bank(&share)
@@ -468,8 +468,8 @@ impl AuthorityJob {
         Ok(outputs)
     }
 
-    /// W14, W15: a table whose plaintexts the network knows, picked from by both banks, of rows that
-    /// were not asked about, within the limits.
+    /// W14, W15: a table whose plaintexts the network knows, picked from by both banks, of rows
+    /// that were not asked about, within the limits.
     fn query(
         &mut self,
         cx: &Context<'_>,

@@ -1,7 +1,7 @@
 //! A bank's side: bits of its own rows, noise, picks and partial decryptions.
 //!
-//! All its answers are functions of its keys and of what it is asked, so a repeated question gets the
-//! same bytes, and a second question under one label is refused.
+//! All its answers are functions of its keys and of what it is asked, so a repeated question gets
+//! the same bytes, and a second question under one label is refused.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +34,9 @@ pub type BankOutput = Output<Message, Keep>;
 
 /// What a bank knows of accounts.
 pub trait Accounts {
-    /// Severity of an account on a side, 0 to L: of its flags, and on the beneficiary's side of a name
-    /// that does not match; L for an account that the bank does not have, or as its own rules say.
+    /// Severity of an account on a side, 0 to L: of its flags, and on the beneficiary's side of a
+    /// name that does not match; L for an account that the bank does not have, or as its own rules
+    /// say.
     fn severity(&self, side: Side, account: &Account) -> u8;
 }
 
@@ -173,8 +174,8 @@ impl BankJob {
         Ok(vec![Output::Work(Keep::of(bytes))])
     }
 
-    /// W2, W3: the list is complete, no row is in it twice on one side, and its classes are fixed: an account's rows past K
-    /// are clean.
+    /// W2, W3: the list is complete, no row is in it twice on one side, and its classes are fixed:
+    /// an account's rows past K are clean.
     fn join_end(
         &mut self,
         cx: &Context<'_>,
@@ -317,7 +318,8 @@ impl BankJob {
         Ok(vec![self.to_network(Message::FlagPart(part))])
     }
 
-    /// W8: noise for sums that the authority signed, of the assignment that was logged before; once.
+    /// W8: noise for sums that the authority signed, of the assignment that was logged before;
+    /// once.
     fn noise(
         &mut self,
         cx: &Context<'_>,

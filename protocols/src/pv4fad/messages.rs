@@ -1,11 +1,12 @@
 //! The messages, in the order they travel.
 //!
-//! Training: `JoinPart` .. `JoinEnd` -> `Joined` -> `FlagAsk` -> `FlagPart` (ordering, then beneficiary) ->
-//! `Assigned` -> `Logged` -> `Evidence` .. `SumAsk` -> `Summed` -> `NoiseAsk` -> `NoiseShare` -> `FreezeAsk` ->
-//! `Released` -> `OpenAsk` -> `Partial`. Inference: `QueryAsk` -> `Picked` (ordering, then beneficiary) ->
-//! `ReleaseAsk` -> `Released` -> `OpenAsk` -> `Partial`.
+//! Training: `JoinPart` .. `JoinEnd` -> `Joined` -> `FlagAsk` -> `FlagPart` (ordering, then
+//! beneficiary) -> `Assigned` -> `Logged` -> `Evidence` .. `SumAsk` -> `Summed` -> `NoiseAsk` ->
+//! `NoiseShare` -> `FreezeAsk` -> `Released` -> `OpenAsk` -> `Partial`. Inference: `QueryAsk` ->
+//! `Picked` (ordering, then beneficiary) -> `ReleaseAsk` -> `Released` -> `OpenAsk` -> `Partial`.
 //!
-//! All but `Assigned` and `Logged` travel in an [`Envelope`](super::Envelope), sealed to their receiver.
+//! All but `Assigned` and `Logged` travel in an [`Envelope`](super::Envelope), sealed to their
+//! receiver.
 
 use core::fmt;
 
@@ -274,8 +275,8 @@ pub struct NoiseAsk {
     pub logged: Signed<Logged>,
 }
 
-/// Bank to network, which passes it on to the authority: encrypted noise for every coordinate, with a
-/// proof of knowledge.
+/// Bank to network, which passes it on to the authority: encrypted noise for every coordinate, with
+/// a proof of knowledge.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoiseShare {
     /// The job.

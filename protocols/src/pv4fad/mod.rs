@@ -2,38 +2,42 @@
 //!
 //! Source: *Privacy-preserving vertical federated anomaly detection* (arXiv 2310.19304: homomorphic
 //! encryption, differential privacy and random decision trees over a network's payments and banks'
-//! account flags), whose messages are not published: the protocol here is this project's own (design A
-//! of its digest), with lifted ElGamal under a key that nobody dealt.
+//! account flags), whose messages are not published: the protocol here is this project's own
+//! (design A of its digest), with lifted ElGamal under a key that nobody dealt.
 //!
 //! Roles: the **network** (payments and labels; draws the forest without data), at least `r_min`
-//! **banks** (accounts and flags; each holds a share of the key), the **authority** (mandatory share;
-//! recomputes, approves and opens once) and the **aggregator** (carries sealed messages, logs hashes).
+//! **banks** (accounts and flags; each holds a share of the key), the **authority** (mandatory
+//! share; recomputes, approves and opens once) and the **aggregator** (carries sealed messages,
+//! logs hashes).
 //!
-//! **Class of a payment.** Each side, ordering and beneficiary, has a severity 0..=L (with the default
-//! L = 2: clean, soft, hard; the beneficiary's also covers a name mismatch). The class is the pair of
-//! both. For training a side sends thermometer bits, [severity >= t] for t = 1..=L, and one OR per bit
-//! over both sides gives the thermometer of the pair's maximum, so the trained table has L + 1 columns and
-//! the scores of a pair depend on it by its maximum. At inference the pair is carried as such: the network sends
-//! a table of (L + 1) x (L + 1) ciphertexts, the ordering bank takes a row, the beneficiary bank an entry.
-//! What the network writes into the table, the maximum's score or any finer rule, is its own affair.
+//! **Class of a payment.** Each side, ordering and beneficiary, has a severity 0..=L (with the
+//! default L = 2: clean, soft, hard; the beneficiary's also covers a name mismatch). The class is
+//! the pair of both. For training a side sends thermometer bits, `severity >= t` for t = 1..=L, and
+//! one OR per bit over both sides gives the thermometer of the pair's maximum, so the trained table
+//! has L + 1 columns and the scores of a pair depend on it by its maximum. At inference the pair is
+//! carried as such: the network sends a table of (L + 1) x (L + 1) ciphertexts, the ordering bank
+//! takes a row, the beneficiary bank an entry. What the network writes into the table, the
+//! maximum's score or any finer rule, is its own affair.
 //!
 //! **Training one model version**
 //! 1. SETUP: the network shuffles its payments and gives each bank, side by side, the row ids and
 //!    accounts it must know, padded to parts of 1,024 rows; the bank confirms: JOINED.
-//! 2. Ordering banks encrypt their bits with proofs; the network hands them to the beneficiary banks,
-//!    which return the OR of each with their own bit, with proofs: FLAGGED.
-//! 3. The network logs a hash of its cells and all ciphertexts, and gives them, under random cell and tree numbers, to
-//!    the authority, which checks every proof, recomputes the cell sums and signs them: SUMMED.
-//! 4. Every bank adds a noise share to every cell, with a proof of knowledge. The authority freezes the
-//!    shares, at least r_min of them, and signs one release: FROZEN.
-//! 5. The authority and T banks send partial decryptions, sealed to the network: TRAINED, then SERVING.
+//! 2. Ordering banks encrypt their bits with proofs; the network hands them to the beneficiary
+//!    banks, which return the OR of each with their own bit, with proofs: FLAGGED.
+//! 3. The network logs a hash of its cells and all ciphertexts, and gives them, under random cell
+//!    and tree numbers, to the authority, which checks every proof, recomputes the cell sums and
+//!    signs them: SUMMED.
+//! 4. Every bank adds a noise share to every cell, with a proof of knowledge. The authority freezes
+//!    the shares, at least r_min of them, and signs one release: FROZEN.
+//! 5. The authority and T banks send partial decryptions, sealed to the network: TRAINED, then
+//!    SERVING.
 //!
 //! # Security
-//! Decisional Diffie-Hellman, a random oracle; parties follow the protocol or are named. See [`CARD`] for
-//! what each role learns, `docs/protocol-pv4fad.md` for the numbered checks W1 to W16, and
-//! [`choice`](quorate_crypto::threshold::elgamal::choice) for the proofs.
-//! Noise covers training accounts through the opened cells. No noise on an output hides the flag of the
-//! account that is queried: see the card.
+//! Decisional Diffie-Hellman, a random oracle; parties follow the protocol or are named. See
+//! [`CARD`] for what each role learns, `docs/protocol-pv4fad.md` for the numbered checks W1 to W16,
+//! and [`choice`](quorate_crypto::threshold::elgamal::choice) for the proofs. Noise covers training
+//! accounts through the opened cells. No noise on an output hides the flag of the account that is
+//! queried: see the card.
 
 pub mod aggregator;
 pub mod authority;
@@ -258,9 +262,9 @@ impl Terms {
         usize::from(self.class_bits).saturating_add(1)
     }
 
-    /// Standard deviation of the noise on a cell that privacy rests on, that of h shares together: the
-    /// multiplier times K sqrt(trees x L). Another flag of one account moves, in every tree, at most L
-    /// coordinates for each of its K rows.
+    /// Standard deviation of the noise on a cell that privacy rests on, that of h shares together:
+    /// the multiplier times K sqrt(trees x L). Another flag of one account moves, in every tree, at
+    /// most L coordinates for each of its K rows.
     #[must_use]
     pub fn sigma(&self) -> Option<f64> {
         let noise = self.noise.as_ref()?;
@@ -623,8 +627,8 @@ impl World<'_> {
     }
 }
 
-/// Work for the driver: keep these bytes, in the same transaction as the state. A role's own flags are
-/// among them: they are kept where only it reads.
+/// Work for the driver: keep these bytes, in the same transaction as the state. A role's own flags
+/// are among them: they are kept where only it reads.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
     /// Under this hash.

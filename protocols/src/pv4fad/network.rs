@@ -1,5 +1,5 @@
-//! The network's side: it draws row ids, carries ciphertexts from bank to bank, assigns cells, adds up,
-//! and reads what is opened to it alone.
+//! The network's side: it draws row ids, carries ciphertexts from bank to bank, assigns cells, adds
+//! up, and reads what is opened to it alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,8 +51,8 @@ pub trait CellAssignment {
 /// A row of a join list, and its payment if it is no padding.
 type Slot = (RowId, Option<usize>);
 
-/// Payments of a model version in the order that banks see them: a function of the network's keys, so
-/// that it is made again after a restart.
+/// Payments of a model version in the order that banks see them: a function of the network's keys,
+/// so that it is made again after a restart.
 pub struct Layout {
     /// Rows of a part.
     length: usize,
@@ -80,8 +80,8 @@ impl Layout {
     /// Shuffles and pads: every list is sorted by its random ids, padding included.
     ///
     /// # Errors
-    /// [`Code::UnknownParty`] for a payment of a bank outside the job; [`Code::WrongLength`] for too
-    /// many payments.
+    /// [`Code::UnknownParty`] for a payment of a bank outside the job; [`Code::WrongLength`] for
+    /// too many payments.
     pub fn new(
         job: &Job,
         identity: &Identity,
@@ -342,7 +342,7 @@ impl NetworkJob {
         self.failure.as_ref()
     }
 
-    /// The opened counts: [tree][cell][class bit], flat.
+    /// The opened counts: by tree, then cell, then class bit.
     #[must_use]
     pub fn counts(&self) -> Option<&[i64]> {
         self.counts.as_deref()
@@ -391,8 +391,8 @@ impl NetworkJob {
         Ok((self, vec![Output::Log(fact)]))
     }
 
-    /// Goes on where everything that was waited for is there. Drivers call it after every other step,
-    /// once what that step gave to be kept is kept, until it has no outputs.
+    /// Goes on where everything that was waited for is there. Drivers call it after every other
+    /// step, once what that step gave to be kept is kept, until it has no outputs.
     #[must_use]
     pub fn advance(
         self,
@@ -633,8 +633,8 @@ impl NetworkJob {
         world.world.blob(hash)
     }
 
-    /// The other side's ciphertexts for a beneficiary's part: the ordering bank's where it answered,
-    /// fresh encryptions of 0 for padding and for rows that were lost.
+    /// The other side's ciphertexts for a beneficiary's part: the ordering bank's where it
+    /// answered, fresh encryptions of 0 for padding and for rows that were lost.
     fn make_inputs(
         &self,
         cx: &Context<'_>,
@@ -713,7 +713,8 @@ impl NetworkJob {
             let part = self.kept_part(world, &hash)?;
             let evidence = match side {
                 Side::Ordering => Evidence::Ordering { rows, part },
-                // A bank that was lost when it had answered for some of its parts: none of them counts.
+                // A bank that was lost when it had answered for some of its parts: none of them
+                // counts.
                 Side::Beneficiary if !self.is_complete(world, side, &bank) => continue,
                 Side::Beneficiary => {
                     let inputs = self.kept_inputs(world, &bank, number)?;
@@ -1132,8 +1133,8 @@ impl NetworkJob {
     /// Asks for the scores of payments of one pair of banks.
     ///
     /// # Errors
-    /// [`Code::WrongState`] before the version is trained; [`Code::WrongLength`] for tables of another
-    /// size or more than 256 payments; [`Code::UnknownParty`].
+    /// [`Code::WrongState`] before the version is trained; [`Code::WrongLength`] for tables of
+    /// another size or more than 256 payments; [`Code::UnknownParty`].
     pub fn query(
         self,
         cx: &mut Context<'_>,

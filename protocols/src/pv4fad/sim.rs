@@ -1,8 +1,9 @@
-//! A payments job in memory: network, banks, authority and aggregator, every message sealed and every
-//! state written and read back between two steps. A run is a function of its seed.
+//! A payments job in memory: network, banks, authority and aggregator, every message sealed and
+//! every state written and read back between two steps. A run is a function of its seed.
 //!
-//! Failures: banks that stop answering at a chosen message, messages altered by their sender (signed
-//! again with its key) or on the way. Not simulated: loss and repetition, which the services' drivers mend.
+//! Failures: banks that stop answering at a chosen message, messages altered by their sender
+//! (signed again with its key) or on the way. Not simulated: loss and repetition, which the
+//! services' drivers mend.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -56,7 +57,8 @@ fn entry(of: &Name) -> RosterEntry {
     }
 }
 
-/// Terms for `banks` banks of which `threshold` open, without noise: two class bits, 3 trees of 8 cells.
+/// Terms for `banks` banks of which `threshold` open, without noise: two class bits, 3 trees of 8
+/// cells.
 #[must_use]
 pub fn terms(banks: u32, threshold: u32) -> Terms {
     let authority = name("authority");

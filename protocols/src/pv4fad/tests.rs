@@ -150,10 +150,12 @@ fn noise_is_added_once_and_charged_to_everyone() {
     assert_eq!(sim.rejects, []);
     let sigma = sim.job.sigma().unwrap();
     assert_eq!(sigma, sim.job.noise.clone().unwrap().multiplier * 20f64.sqrt());
-    // With K = 1 the plain counts differ by rows, so the mean is not looked at: each count is small.
+    // With K = 1 the plain counts differ by rows, so the mean is not looked at: each count is
+    // small.
     let counts = sim.network.counts().unwrap();
     let variance = counts.iter().map(|x| (x * x) as f64).sum::<f64>() / counts.len() as f64;
-    // Five members where h = 1: five times sigma squared. 640 samples: 30 % is over five deviations.
+    // Five members where h = 1: five times sigma squared. 640 samples: 30 % is over five
+    // deviations.
     assert!((variance / (5.0 * sigma * sigma) - 1.0).abs() < 0.3, "{variance}");
     let charged: BTreeSet<_> = sim.charges.iter().map(|(who, _)| who.to_string()).collect();
     assert_eq!((charged.len(), sim.charges.len()), (6, 6));

@@ -1,8 +1,8 @@
-//! Ciphertexts chosen in secret: a bit, the OR of a bit with an encrypted one, a row of a table; and
-//! sums of such ciphertexts, opened by the key's participants.
+//! Ciphertexts chosen in secret: a bit, the OR of a bit with an encrypted one, a row of a table;
+//! and sums of such ciphertexts, opened by the key's participants.
 //!
-//! All three are one statement. Candidates are K rows of W ciphertexts; the prover takes row k, adds a
-//! fresh encryption of zero to each of its ciphertexts, and proves for the outcome that
+//! All three are one statement. Candidates are K rows of W ciphertexts; the prover takes row k,
+//! adds a fresh encryption of zero to each of its ciphertexts, and proves for the outcome that
 //!
 //! > there are k and r_0 .. r_(W-1) with out_j - candidate_kj = (r_j G, r_j Y) for every j,
 //!
@@ -14,16 +14,16 @@
 //! | [`or_bits`](ChoiceKey::or_bits) | the ciphertext received, (O, G) | 2 | 1 |
 //! | [`select`](ChoiceKey::select) | the rows of a table of ciphertexts | 2 to 64 | 1 to 64 |
 //!
-//! So an OR with a bit 0 is the ciphertext received, re-randomised, and with a bit 1 a fresh encryption
-//! of 1; whoever knows neither the key nor the randomness cannot tell which (decisional
+//! So an OR with a bit 0 is the ciphertext received, re-randomised, and with a bit 1 a fresh
+//! encryption of 1; whoever knows neither the key nor the randomness cannot tell which (decisional
 //! Diffie-Hellman).
 //!
 //! **The proof** is the disjunction of Cramer, Damgard, Schoenmakers (CRYPTO 1994) over K proofs by
-//! Chaum, Pedersen (CRYPTO 1992) that D_k = out - candidate_k is an encryption of zero: for each branch
-//! commitments A_j = z_j G - c_j D_j1 and B_j = z_j Y - c_j D_j2, the challenges adding up to the hash
-//! of everything, modulo 2^128. For W > 1, D_k is the sum of the row's differences under weights of 128
-//! bits that are hashed from key, binding, candidates and outcome: if one difference is no encryption of
-//! zero, then neither is their sum, but with probability 2^-128.
+//! Chaum, Pedersen (CRYPTO 1992) that D_k = out - candidate_k is an encryption of zero: for each
+//! branch commitments A_j = z_j G - c_j D_j1 and B_j = z_j Y - c_j D_j2, the challenges adding up
+//! to the hash of everything, modulo 2^128. For W > 1, D_k is the sum of the row's differences
+//! under weights of 128 bits that are hashed from key, binding, candidates and outcome: if one
+//! difference is no encryption of zero, then neither is their sum, but with probability 2^-128.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -32,23 +32,24 @@
 //!
 //! **The transcript** hashes, length-prefixed: domain (bit, or, select), the public key's id, the
 //! caller's binding (label, party, side, row, place), K and W, the candidates' bytes as they were
-//! received (none for a bit: they are constants), the outcome's bytes, then A_j and B_j of every branch,
-//! each doubled, since batch encoding doubles and doubling is one-to-one.
+//! received (none for a bit: they are constants), the outcome's bytes, then A_j and B_j of every
+//! branch, each doubled, since batch encoding doubles and doubling is one-to-one.
 //!
 //! # Security
 //! *Soundness*: two accepting proofs with the same commitments and different hashes differ in the
 //! challenge of some branch, and give r for it; a challenge has 128 bits.
-//! *Simulation soundness* (Faust, Kohlweiss, Marson, Venturi, INDOCRYPT 2012): the whole statement is
-//! hashed, and two different answers to the same commitments and hash give a witness of two branches at
-//! once; so nobody who lacks a witness turns a proof he saw into another. A ciphertext that is copied, negated,
-//! scaled, re-randomised, swapped or replayed has another statement and no witness: it is refused, and
-//! its index named.
-//! *Constant time*: making is constant time in k, the bits and the randomness: every candidate is read
-//! and every branch computed the same way, as if simulated; only the final scalars are selected. Checking
-//! and opening work on public values and are not constant time.
+//! *Simulation soundness* (Faust, Kohlweiss, Marson, Venturi, INDOCRYPT 2012): the whole statement
+//! is hashed, and two different answers to the same commitments and hash give a witness of two
+//! branches at once; so nobody who lacks a witness turns a proof he saw into another. A ciphertext
+//! that is copied, negated, scaled, re-randomised, swapped or replayed has another statement and no
+//! witness: it is refused, and its index named.
+//! *Constant time*: making is constant time in k, the bits and the randomness: every candidate is
+//! read and every branch computed the same way, as if simulated; only the final scalars are
+//! selected. Checking and opening work on public values and are not constant time.
 //!
-//! What the proof does not say: that a thermometer's bits are in order, that the bit is the true one,
-//! or, for an OR and a selection, what the candidates hold: each candidate needs its own proof.
+//! What the proof does not say: that a thermometer's bits are in order, that the bit is the true
+//! one, or, for an OR and a selection, what the candidates hold: each candidate needs its own
+//! proof.
 
 use core::fmt;
 use core::ops::RangeInclusive;
@@ -138,8 +139,8 @@ impl Ciphers {
     /// Ciphertexts as a party sent them.
     ///
     /// # Errors
-    /// [`ChoiceError::Length`], [`ChoiceError::Malformed`]; a first half of nothing, which would show
-    /// its plaintext, is malformed.
+    /// [`ChoiceError::Length`], [`ChoiceError::Malformed`]; a first half of nothing, which would
+    /// show its plaintext, is malformed.
     pub fn decode(bytes: &[u8]) -> Result<Self, ChoiceError> {
         Self::decode_by(bytes, proper_point)
     }
@@ -377,11 +378,11 @@ impl Menu<'_> {
         Pending { statement, choice, blind, drawn }
     }
 
-    /// The commitments of both branches where there are two candidates of one ciphertext, as the general
-    /// way gives them, with fewer products of foreign points.
+    /// The commitments of both branches where there are two candidates of one ciphertext, as the
+    /// general way gives them, with fewer products of foreign points.
     ///
-    /// With k the choice and delta = candidate_1 - candidate_0, D_j = r (G, Y) + (k - j) delta; so branch
-    /// j commits to (z_j - c_j r) (G, Y), and the branch that is not chosen to c_1 delta or
+    /// With k the choice and delta = candidate_1 - candidate_0, D_j = r (G, Y) + (k - j) delta; so
+    /// branch j commits to (z_j - c_j r) (G, Y), and the branch that is not chosen to c_1 delta or
     /// -c_0 delta more.
     fn commit_pair(
         &self,
@@ -511,8 +512,8 @@ impl ChoiceKey {
     /// [`ChoiceError::Length`], [`ChoiceError::Choice`].
     ///
     /// # Security
-    /// `seed` must be fresh for each list of bindings and bits; the same inputs give the same bytes, so
-    /// that a restart repeats an answer and does not make a second one.
+    /// `seed` must be fresh for each list of bindings and bits; the same inputs give the same
+    /// bytes, so that a restart repeats an answer and does not make a second one.
     pub fn encrypt_bits(
         &self,
         bindings: &[Binding],
@@ -538,8 +539,8 @@ impl ChoiceKey {
         self.check(bindings, chosen, |_, check| check(&menu))
     }
 
-    /// For each input the OR of what it holds with a bit: a fresh encryption of 1 where the bit is 1,
-    /// else the input re-randomised; each with the proof that it is one or the other.
+    /// For each input the OR of what it holds with a bit: a fresh encryption of 1 where the bit is
+    /// 1, else the input re-randomised; each with the proof that it is one or the other.
     ///
     /// # Errors
     /// As [`ChoiceKey::encrypt_bits`]; [`ChoiceError::Malformed`] for an input.
@@ -581,8 +582,8 @@ impl ChoiceKey {
         })
     }
 
-    /// Takes row `choice` of a table of `rows` rows, re-randomised, with the proof that it is one of
-    /// them.
+    /// Takes row `choice` of a table of `rows` rows, re-randomised, with the proof that it is one
+    /// of them.
     ///
     /// # Errors
     /// [`ChoiceError::Length`] for a table over [`MAX_TABLE`] rows or columns or of one row;
@@ -720,14 +721,15 @@ impl ChoiceKey {
         Ok(out)
     }
 
-    /// This participant's partial decryption of `ciphers`: its number (4 bytes), x C1 of each, a proof.
+    /// This participant's partial decryption of `ciphers`: its number (4 bytes), x C1 of each, a
+    /// proof.
     ///
     /// # Errors
     /// [`SchemeError::Key`] when `share` is not one of this key.
     ///
     /// # Security
-    /// Constant time in `share`. Whoever calls it made sure that these ciphertexts may be opened; the
-    /// `context` says for what and is part of the proof.
+    /// Constant time in `share`. Whoever calls it made sure that these ciphertexts may be opened;
+    /// the `context` says for what and is part of the proof.
     pub fn partial(
         &self,
         context: &[u8; 32],
@@ -757,11 +759,12 @@ impl ChoiceKey {
         self.0.check_partial(&ciphers.0, of, partial)
     }
 
-    /// Opens `ciphers` with checked partial decryptions: the authority's and T of different holders.
+    /// Opens `ciphers` with checked partial decryptions: the authority's and T of different
+    /// holders.
     ///
     /// # Errors
-    /// [`SchemeError::Messages`] with the wrong set of participants; [`SchemeError::OutOfRange`] for a
-    /// value outside `range`.
+    /// [`SchemeError::Messages`] with the wrong set of participants; [`SchemeError::OutOfRange`]
+    /// for a value outside `range`.
     pub fn open(
         &self,
         ciphers: &Ciphers,
@@ -783,8 +786,8 @@ impl ChoiceKey {
 
 #[cfg(any(test, feature = "testkit"))]
 impl ChoiceKey {
-    /// The ciphertexts of [`ChoiceKey::encrypt_bits`] (or, with inputs, of [`ChoiceKey::or_bits`]) without their
-    /// proofs, of other randomness: to measure what each of them costs.
+    /// The ciphertexts of [`ChoiceKey::encrypt_bits`] (or, with inputs, of [`ChoiceKey::or_bits`])
+    /// without their proofs, of other randomness: to measure what each of them costs.
     ///
     /// # Errors
     /// As [`ChoiceKey::or_bits`].
