@@ -44,7 +44,7 @@ pub mod authority;
 pub mod bank;
 pub mod messages;
 pub mod network;
-#[cfg(any(test, feature = "testkit"))]
+#[cfg(feature = "testkit")]
 #[expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -53,7 +53,7 @@ pub mod network;
     reason = "test code"
 )]
 pub mod sim;
-#[cfg(test)]
+#[cfg(all(test, feature = "testkit"))]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
