@@ -20,9 +20,11 @@ use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{Ring, SumShape};
 use quorate_crypto::threshold::conformance::KeyFixture;
 use quorate_crypto::threshold::elgamal::ElGamal;
+use quorate_crypto::threshold::elgamal::choice::ChoiceKey;
 use quorate_crypto::threshold::paillier::testkit::{INSECURE_TEST_PRIMES, dealer_from_primes};
 use quorate_crypto::threshold::paillier::{PAILLIER, PAILLIER_512_INSECURE};
 use quorate_crypto::threshold::{CipherSum, ReplyBinding, ThresholdScheme};
+use zeroize::Zeroizing;
 
 /// Holders of the key; the first one's share is the fixed one.
 const HOLDERS: u32 = 12;
@@ -151,6 +153,39 @@ fn paillier_encrypt<const SAMPLES: usize>(runner: &mut CtRunner, rng: &mut Bench
     encryption(&PAILLIER, &large_key(), SAMPLES, runner, rng);
 }
 
+/// ORs of one input with a bit 0 and with random bits, and picks of row 0 and of random rows.
+fn choice(runner: &mut CtRunner, rng: &mut BenchRng, samples: usize, table: bool) {
+    let fixture = KeyFixture::run(&ElGamal, 1, 1, 1);
+    let key = ChoiceKey::parse(&fixture.public).unwrap();
+    let bindings = [[1; 32], [2; 32], [3; 32]];
+    let inputs = key
+        .encrypt_bits(&bindings, &Zeroizing::new(vec![0, 1, 0]), &Secret::new([1; 32]))
+        .unwrap()
+        .ciphers;
+    let mut bits = Zeroizing::new(vec![0]);
+    for _ in 0..samples {
+        let class = class(rng);
+        let drawn = rng.random_range(0..if table { 3u8 } else { 2 });
+        bits[0] = if matches!(class, Class::Left) { 0 } else { drawn };
+        let (binding, seed) = (random(rng), Secret::new(random(rng)));
+        runner.run_one(class, || {
+            if table {
+                key.select(&binding, &inputs, 3, u32::from(bits[0]), &seed).unwrap()
+            } else {
+                key.or_bits(&[binding], &inputs[..64], &bits, &seed).unwrap()
+            }
+        });
+    }
+}
+
+fn elgamal_or<const SAMPLES: usize>(runner: &mut CtRunner, rng: &mut BenchRng) {
+    choice(runner, rng, SAMPLES, false);
+}
+
+fn elgamal_select<const SAMPLES: usize>(runner: &mut CtRunner, rng: &mut BenchRng) {
+    choice(runner, rng, SAMPLES, true);
+}
+
 /// A comparison that stops at the first difference.
 fn control<const SAMPLES: usize>(runner: &mut CtRunner, rng: &mut BenchRng) {
     let secret = [0u8; 4096];
@@ -169,10 +204,12 @@ fn control<const SAMPLES: usize>(runner: &mut CtRunner, rng: &mut BenchRng) {
 fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip(1).skip_while(|argument| argument != "--measure");
     if arguments.next().is_none() {
-        let all: [BenchFn; 5] = [
+        let all: [BenchFn; 7] = [
             control::<FEW>,
             elgamal_share::<FEW>,
             elgamal_encrypt::<FEW>,
+            elgamal_or::<FEW>,
+            elgamal_select::<FEW>,
             paillier_512_share::<FEW>,
             paillier_512_encrypt::<FEW>,
         ];
@@ -180,10 +217,12 @@ fn main() -> io::Result<()> {
         println!("timing: {} functions ran; --measure measures them", all.len());
         return Ok(());
     }
-    let all: [(&'static str, BenchFn); 7] = [
+    let all: [(&'static str, BenchFn); 9] = [
         ("control", control::<100_000>),
         ("elgamal_share", elgamal_share::<100_000>),
         ("elgamal_encrypt", elgamal_encrypt::<100_000>),
+        ("elgamal_or", elgamal_or::<50_000>),
+        ("elgamal_select", elgamal_select::<50_000>),
         ("paillier_512_share", paillier_512_share::<20_000>),
         ("paillier_512_encrypt", paillier_512_encrypt::<50_000>),
         ("paillier_share", paillier_share::<200>),

@@ -107,6 +107,8 @@ codes! {
     Overflow = "OVERFLOW", 422;
     /// The noise of this round would pass the budget of its data set.
     BudgetSpent = "BUDGET_SPENT", 403;
+    /// More was asked than one window of time allows.
+    RateLimited = "RATE_LIMITED", 429;
     /// The service is not able to answer now; the same request may succeed later.
     Unavailable = "UNAVAILABLE", 503;
 }

@@ -64,7 +64,13 @@ pub fn sensitivity(workload: &Workload, noise: &NoiseSpec, round: u32) -> f64 {
 /// discrete Gaussian: tau of the distributed discrete Gaussian is then below 10^-36 per share.
 #[must_use]
 pub fn round_scale(workload: &Workload, noise: &NoiseSpec, round: u32, parts: u32) -> f64 {
-    let scale = noise.multiplier * sensitivity(workload, noise, round);
+    scale_of(noise, sensitivity(workload, noise, round), parts)
+}
+
+/// As [`round_scale`], of a sum of this sensitivity.
+#[must_use]
+pub fn scale_of(noise: &NoiseSpec, sensitivity: f64, parts: u32) -> f64 {
+    let scale = noise.multiplier * sensitivity;
     match noise.mechanism {
         Mechanism::Gaussian => scale.max(LEAST_SHARE * f64::from(parts).sqrt()),
         Mechanism::Laplace => scale,
@@ -76,9 +82,14 @@ pub fn round_scale(workload: &Workload, noise: &NoiseSpec, round: u32, parts: u3
 pub fn word_room(manifest: &Manifest, round: u32) -> u64 {
     let Some(noise) = manifest.privacy.noise() else { return 0 };
     let parts = manifest.noise_divisor().max(1);
-    let scale = round_scale(&manifest.workload, noise, round, parts);
+    room_of(noise.mechanism, round_scale(&manifest.workload, noise, round, parts), parts)
+}
+
+/// As [`word_room`], for a share of one of `parts` of noise of this scale.
+#[must_use]
+pub fn room_of(mechanism: Mechanism, scale: f64, parts: u32) -> u64 {
     let h = f64::from(parts);
-    let room = match noise.mechanism {
+    let room = match mechanism {
         Mechanism::Gaussian => GAUSSIAN_REACH * scale / h.sqrt(),
         Mechanism::Laplace => LAPLACE_REACH * scale,
     };

@@ -2,6 +2,7 @@
 
 use core::any::Any;
 use core::cell::OnceCell;
+use core::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use curve25519_dalek::ristretto::{RistrettoBasepointTable, RistrettoPoint};
@@ -29,11 +30,11 @@ pub(super) const REPLY_PROOF_BYTES: usize = 96;
 /// A share: its participant's number and the scalar.
 pub(super) const SHARE_BYTES: usize = NUMBER_BYTES + 32;
 
-const CIPHER_BYTES: usize = 2 * POINT_BYTES;
+pub(super) const CIPHER_BYTES: usize = 2 * POINT_BYTES;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 4 + 4;
 /// Coordinates worked on together; their points stay in the second-level cache.
-const BATCH: usize = 128;
+pub(super) const BATCH: usize = 128;
 
 /// The key's points.
 pub(super) struct PublicKey {
@@ -140,7 +141,7 @@ pub(super) struct ElGamalKey {
 type Checked = Mutex<Option<(Vec<u8>, Vec<Cipher>)>>;
 
 /// C1, C2.
-type Cipher = [RistrettoPoint; 2];
+pub(super) type Cipher = [RistrettoPoint; 2];
 
 /// Multiples of G/2 by small integers, a nibble at a time.
 struct Multiples([[RistrettoPoint; 16]; 8]);
@@ -216,15 +217,20 @@ fn split_reply<'a>(
 /// A partial decryption's number, points and proof.
 type Partial<'a> = (u32, &'a [[u8; POINT_BYTES]], &'a [u8; PROOF_BYTES]);
 
-fn split_partial<'a>(shape: &SumShape, partial: &'a [u8]) -> Result<Partial<'a>, SchemeError> {
-    let expected = ElGamal.partial_bytes(shape);
-    check_len(partial.len(), expected)?;
+fn split_partial(count: usize, partial: &[u8]) -> Result<Partial<'_>, SchemeError> {
+    let expected = partial_len(count);
+    check_len(partial.len(), Some(expected))?;
     let parse = || {
         let (number, rest) = partial.split_first_chunk()?;
         let (points, proof) = rest.split_last_chunk()?;
         Some((u32::from_le_bytes(*number), points.as_chunks().0, proof))
     };
-    parse().ok_or(SchemeError::Length { expected: expected.unwrap_or(0), got: partial.len() })
+    parse().ok_or(SchemeError::Length { expected, got: partial.len() })
+}
+
+/// Bytes of a partial decryption of `count` ciphertexts.
+pub(super) const fn partial_len(count: usize) -> usize {
+    count.saturating_mul(POINT_BYTES).saturating_add(NUMBER_BYTES + PROOF_BYTES)
 }
 
 impl ElGamalKey {
@@ -413,38 +419,8 @@ impl ThresholdKey for ElGamalKey {
         out: &mut [u8],
     ) -> Result<(), SchemeError> {
         let sum = self.downcast(shape, sum)?;
-        check_len(out.len(), ElGamal.partial_bytes(shape))?;
-        let wrong = SchemeError::Key("not a share of this key");
-        let (number, secret) = share.expose().split_first_chunk().ok_or(wrong.clone())?;
-        let number = u32::from_le_bytes(*number);
-        let secret = secret.try_into().ok().and_then(scalar).map(Zeroizing::new);
-        let secret = secret.ok_or(wrong.clone())?;
-        if !self.key.of(number).is_some_and(|public| matches(&secret, public)) {
-            return Err(wrong);
-        }
-        // Half of each product, since encoding doubles.
-        let half = Zeroizing::new(secret.div_by_2());
-        let (first, rest) = out
-            .split_first_chunk_mut::<NUMBER_BYTES>()
-            .ok_or(SchemeError::Length { expected: NUMBER_BYTES, got: 0 })?;
-        *first = number.to_le_bytes();
-        let (places, proof) = rest.as_chunks_mut::<POINT_BYTES>().0.split_at_mut(sum.points.len());
-        for (points, places) in sum.points.chunks(BATCH).zip(places.chunks_mut(BATCH)) {
-            let halves: Vec<_> = points.iter().map(|[first, _]| *half * first).collect();
-            let encoded = RistrettoPoint::double_and_compress_batch(&halves);
-            places.iter_mut().zip(encoded).for_each(|(to, point)| *to = point.to_bytes());
-        }
-        let statement =
-            self.partial_statement(shape, context, sum, number).with(places.as_flattened());
-        let base = weighted_sum_vartime(
-            &statement.clone().digest(),
-            sum.points.iter().map(|[first, _]| first),
-        );
-        let mut draw =
-            Draw::new(seed, "partial", &[&statement.clone().digest(), secret.as_bytes()]);
-        let (_, proven) = prove_equal(statement, &secret, &base, &mut draw);
-        proof.iter_mut().zip(proven.as_chunks().0).for_each(|(to, part)| *to = *part);
-        Ok(())
+        let statement = |number| self.partial_statement(shape, context, sum, number);
+        self.write_partial(&sum.points, statement, share, seed, out)
     }
 
     fn verify_partial(
@@ -455,22 +431,8 @@ impl ThresholdKey for ElGamalKey {
         partial: &[u8],
     ) -> Result<u32, SchemeError> {
         let sum = self.downcast(shape, sum)?;
-        let (number, encoded, proof) = split_partial(shape, partial)?;
-        let public = self.key.of(number).ok_or(SchemeError::BadProof)?;
-        let points: Vec<_> = (0u64..)
-            .zip(encoded)
-            .map(|(j, bytes)| point(bytes).ok_or(SchemeError::Malformed(j)))
-            .collect::<Result<_, _>>()?;
-        let statement =
-            self.partial_statement(shape, context, sum, number).with(encoded.as_flattened());
-        let seed = statement.clone().digest();
-        let base = weighted_sum_vartime(&seed, sum.points.iter().map(|[first, _]| first));
-        let image = weighted_sum_vartime(&seed, points.iter());
-        if equal_holds(statement, public, &base, &image, proof) {
-            Ok(number)
-        } else {
-            Err(SchemeError::BadProof)
-        }
+        let statement = |number| self.partial_statement(shape, context, sum, number);
+        self.check_partial(&sum.points, statement, partial)
     }
 
     fn open(
@@ -486,16 +448,131 @@ impl ThresholdKey for ElGamalKey {
         if sum.members != members || members < 2 {
             return Err(SchemeError::Messages { step: 0, expected: members, got: sum.members });
         }
+        let products = self.combine(&sum.points, partials)?;
+        let least = -bound(shape, members);
+        let most = -least - i64::from(members);
+        *out = solve(&products, least..=most)?;
+        Ok(())
+    }
+}
+
+/// The integers behind points m G, all of which must lie in `range`.
+///
+/// # Errors
+/// [`SchemeError::OutOfRange`].
+pub(super) fn solve(
+    products: &[RistrettoPoint],
+    range: RangeInclusive<i64>,
+) -> Result<Zeroizing<Vec<i64>>, SchemeError> {
+    let bound = range.start().saturating_neg().max(*range.end());
+    let solved = Zeroizing::new(dlog::table().solve_vartime(products, bound));
+    let mut opened = Zeroizing::new(Vec::with_capacity(solved.len()));
+    for (j, value) in (0u64..).zip(solved.iter()) {
+        let legal = value.filter(|value| range.contains(value));
+        opened.push(legal.ok_or(SchemeError::OutOfRange(j))?);
+    }
+    Ok(opened)
+}
+
+/// Partial decryption and opening of any ciphertexts under this key; the statement says of which.
+impl ElGamalKey {
+    pub(super) const fn id(&self) -> &[u8; 32] {
+        &self.id
+    }
+
+    /// N and T.
+    pub(super) fn participants(&self) -> (u32, u32) {
+        (self.key.holders(), self.key.threshold)
+    }
+
+    pub(super) const fn table(&self) -> &RistrettoBasepointTable {
+        &self.table
+    }
+
+    /// This participant's partial decryption of `points`, with its proof over `statement` of its
+    /// number, into `out` of [`partial_len`].
+    pub(super) fn write_partial(
+        &self,
+        points: &[Cipher],
+        statement: impl FnOnce(u32) -> Transcript,
+        share: &KeySecret,
+        seed: &Secret<[u8; 32]>,
+        out: &mut [u8],
+    ) -> Result<(), SchemeError> {
+        check_len(out.len(), Some(partial_len(points.len())))?;
+        let wrong = SchemeError::Key("not a share of this key");
+        let (number, secret) = share.expose().split_first_chunk().ok_or(wrong.clone())?;
+        let number = u32::from_le_bytes(*number);
+        let secret = secret.try_into().ok().and_then(scalar).map(Zeroizing::new);
+        let secret = secret.ok_or(wrong.clone())?;
+        if !self.key.of(number).is_some_and(|public| matches(&secret, public)) {
+            return Err(wrong);
+        }
+        // Half of each product, since encoding doubles.
+        let half = Zeroizing::new(secret.div_by_2());
+        let (first, rest) = out
+            .split_first_chunk_mut::<NUMBER_BYTES>()
+            .ok_or(SchemeError::Length { expected: NUMBER_BYTES, got: 0 })?;
+        *first = number.to_le_bytes();
+        let (places, proof) = rest.as_chunks_mut::<POINT_BYTES>().0.split_at_mut(points.len());
+        for (points, places) in points.chunks(BATCH).zip(places.chunks_mut(BATCH)) {
+            let halves: Vec<_> = points.iter().map(|[first, _]| *half * first).collect();
+            let encoded = RistrettoPoint::double_and_compress_batch(&halves);
+            places.iter_mut().zip(encoded).for_each(|(to, point)| *to = point.to_bytes());
+        }
+        let statement = statement(number).with(places.as_flattened());
+        let base = weighted_sum_vartime(
+            &statement.clone().digest(),
+            points.iter().map(|[first, _]| first),
+        );
+        let mut draw =
+            Draw::new(seed, "partial", &[&statement.clone().digest(), secret.as_bytes()]);
+        let (_, proven) = prove_equal(statement, &secret, &base, &mut draw);
+        proof.iter_mut().zip(proven.as_chunks().0).for_each(|(to, part)| *to = *part);
+        Ok(())
+    }
+
+    /// Checks a partial decryption of `points` and returns its participant's number.
+    pub(super) fn check_partial(
+        &self,
+        points: &[Cipher],
+        statement: impl FnOnce(u32) -> Transcript,
+        partial: &[u8],
+    ) -> Result<u32, SchemeError> {
+        let (number, encoded, proof) = split_partial(points.len(), partial)?;
+        let public = self.key.of(number).ok_or(SchemeError::BadProof)?;
+        let images: Vec<_> = (0u64..)
+            .zip(encoded)
+            .map(|(j, bytes)| point(bytes).ok_or(SchemeError::Malformed(j)))
+            .collect::<Result<_, _>>()?;
+        let statement = statement(number).with(encoded.as_flattened());
+        let seed = statement.clone().digest();
+        let base = weighted_sum_vartime(&seed, points.iter().map(|[first, _]| first));
+        let image = weighted_sum_vartime(&seed, images.iter());
+        if equal_holds(statement, public, &base, &image, proof) {
+            Ok(number)
+        } else {
+            Err(SchemeError::BadProof)
+        }
+    }
+
+    /// The points m G behind `points`, from checked partial decryptions: the authority's and T of
+    /// different holders.
+    pub(super) fn combine(
+        &self,
+        points: &[Cipher],
+        partials: &[&[u8]],
+    ) -> Result<Zeroizing<Vec<RistrettoPoint>>, SchemeError> {
         let mut authority = None;
         let mut holders = Vec::with_capacity(partials.len());
         for partial in partials {
-            let (number, points, _) = split_partial(shape, partial)?;
+            let (number, images, _) = split_partial(points.len(), partial)?;
             if number == AUTHORITY {
-                authority = Some(points);
+                authority = Some(images);
             } else if self.key.of(number).is_some()
                 && holders.iter().all(|(known, _)| *known != number)
             {
-                holders.push((number, points));
+                holders.push((number, images));
             }
         }
         let authority = authority.ok_or(SchemeError::Messages { step: 1, expected: 1, got: 0 })?;
@@ -505,25 +582,15 @@ impl ThresholdKey for ElGamalKey {
         }
         let numbers: Vec<u32> = holders.iter().map(|(number, _)| *number).collect();
         let factors = lagrange_vartime(&numbers, 0);
-
-        let mut products = Zeroizing::new(Vec::with_capacity(sum.points.len()));
-        for ((j, [_, second]), bytes) in (0usize..).zip(&sum.points).zip(authority) {
+        let mut products = Zeroizing::new(Vec::with_capacity(points.len()));
+        for ((j, [_, second]), bytes) in (0usize..).zip(points).zip(authority) {
             let malformed = || SchemeError::Malformed(j as u64);
-            let theirs = holders.iter().map(|(_, points)| points.get(j).and_then(point));
+            let theirs = holders.iter().map(|(_, images)| images.get(j).and_then(point));
             let theirs = RistrettoPoint::optional_multiscalar_mul(&factors, theirs);
             let first = point(bytes).zip(theirs).ok_or_else(malformed)?;
             products.push(second - first.0 - first.1);
         }
-        let least = -bound(shape, members);
-        let most = -least - i64::from(members);
-        let solved = Zeroizing::new(dlog::table().solve_vartime(&products, -least));
-        let mut opened = Zeroizing::new(Vec::with_capacity(solved.len()));
-        for (j, value) in (0u64..).zip(solved.iter()) {
-            let legal = value.filter(|value| (least..=most).contains(value));
-            opened.push(legal.ok_or(SchemeError::OutOfRange(j))?);
-        }
-        *out = opened;
-        Ok(())
+        Ok(products)
     }
 }
 

@@ -33,10 +33,13 @@
 //! unique, so a proof cannot be altered into another, and one made for other ciphertexts or another
 //! binding has other weights: copied, negated, scaled, re-randomised and replayed ciphertexts fail.
 
+pub mod choice;
 pub mod dkg;
 mod key;
 mod proof;
 
+#[cfg(test)]
+mod choice_tests;
 #[cfg(test)]
 mod tests;
 

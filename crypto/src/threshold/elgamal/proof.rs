@@ -55,6 +55,12 @@ impl Transcript {
         out
     }
 
+    /// The first 128 bits of the hash.
+    pub(super) fn short_challenge(self) -> u128 {
+        let hash: [u8; 64] = self.0.finalize().into();
+        hash.first_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes))
+    }
+
     /// The hash as a scalar.
     fn challenge(self) -> Scalar {
         Scalar::from_bytes_mod_order_wide(&self.0.finalize().into())
@@ -86,6 +92,13 @@ impl Draw {
         let mut wide = Zeroizing::new([0u8; 64]);
         self.0.apply_keystream(wide.as_mut());
         Scalar::from_bytes_mod_order_wide(&wide)
+    }
+
+    /// The next 128 bits.
+    pub(super) fn word(&mut self) -> u128 {
+        let mut bytes = Zeroizing::new([0u8; 16]);
+        self.0.apply_keystream(bytes.as_mut());
+        u128::from_le_bytes(*bytes)
     }
 }
 
