@@ -10,6 +10,7 @@ macro_rules! say {
 
 mod cards;
 mod client;
+mod data;
 mod demo;
 mod dp;
 mod facts;
@@ -54,6 +55,8 @@ enum Command {
         #[command(subcommand)]
         what: BenchCommand,
     },
+    /// Generate synthetic data.
+    Data(data::DataArgs),
     /// Create, list, show, watch and cancel jobs, and fetch their results.
     Job(job::JobArgs),
     /// Rotate or show a party's keys.
@@ -100,6 +103,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(args).await,
         Command::Plain(args) => plain::run(&args),
         Command::Bench { what: BenchCommand::Sum(args) } => crate::bench::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
         Command::Dp(args) => dp::run(&args),
