@@ -13,6 +13,7 @@ pub mod machine;
 pub mod model;
 pub mod payload;
 pub mod policy;
+pub mod pv4fad;
 pub mod refusal;
 pub mod registry;
 pub mod round;
