@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 
+use quorate_protocols::pv4fad::forest::Severity;
 use zeroize::Zeroizing;
 
 use super::record::AccountRow;
 use crate::vertical::identify::{Case, Characters, ColumnRule};
+
+/// The least flag that is hard: suspended, and closed.
+pub const HARD_FLAG: u8 = 6;
 
 /// A bank's accounts: its secret.
 pub struct AccountBook(HashMap<String, (u8, Zeroizing<String>)>);
@@ -23,6 +27,22 @@ pub enum Finding {
     },
     /// The bank has no such account.
     Unknown,
+}
+
+impl Finding {
+    /// How severe it is: hard for an account that is suspended or closed, soft for any other flag, for
+    /// another name and for an account that does not exist.
+    ///
+    /// A wrong name is soft, however telling, because normal payments have it a hundred times as often
+    /// as a hard flag.
+    #[must_use]
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::Known { flag, .. } if flag >= HARD_FLAG => Severity::Hard,
+            Self::Known { flag: 0, mismatch: false } => Severity::Clean,
+            Self::Known { .. } | Self::Unknown => Severity::Soft,
+        }
+    }
 }
 
 impl AccountBook {
@@ -59,4 +79,32 @@ fn plain(name: &str) -> Zeroizing<String> {
         characters: Characters::Alphanumeric,
     };
     rule.apply(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn banks_find_flags_wrong_names_and_unknown_accounts() {
+        let row = |account: &str, flag| AccountRow {
+            account: account.to_owned(),
+            name: "Ada Bauer-Ito".to_owned(),
+            address: String::new(),
+            flag,
+        };
+        let book = AccountBook::new(&[row("Q1", 0), row("Q2", 5), row("Q3", 6)]);
+        let known = |flag, mismatch| Finding::Known { flag, mismatch };
+        assert_eq!(book.ordering("Q2"), known(5, false));
+        assert_eq!(book.ordering("Q9"), Finding::Unknown);
+        assert_eq!(book.beneficiary("Q1", "ada  BAUER ito"), known(0, false));
+        assert_eq!(book.beneficiary("Q3", "Ada Bauer"), known(6, true));
+        assert_eq!(book.beneficiary("Q9", "Ada Bauer-Ito"), Finding::Unknown);
+        let severities = [known(0, false), known(0, true), Finding::Unknown, known(5, true)];
+        assert_eq!(
+            severities.map(Finding::severity),
+            [Severity::Clean, Severity::Soft, Severity::Soft, Severity::Soft]
+        );
+        assert_eq!([known(6, false), known(7, true)].map(Finding::severity), [Severity::Hard; 2]);
+    }
 }

@@ -2,20 +2,26 @@
 //!
 //! The network sees every payment and knows which ones were anomalous; each bank sees the names and
 //! flags of its own accounts, and nobody else's. This module holds what both sides do outside the
-//! cryptography: the generator of synthetic payments, the columns of the two kinds of table, and what
-//! a bank finds out about one side of a payment.
+//! cryptography: the generator of synthetic payments, the columns of the two kinds of table, what a bank
+//! finds out about one side of a payment, what the network makes of its payments, and the twin of the
+//! protocol in the clear.
 
 pub mod bank;
 pub mod civil;
 mod draw;
+pub mod features;
 pub mod generate;
+pub mod grove;
 pub mod money;
 pub mod record;
 mod traffic;
+pub mod twin;
 mod world;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin_tests;
 
 /// Why payments could not be made or read.
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,10 @@
 //! Single payments: normal ones, and the ways in which some are anomalous.
 
+use super::bank::HARD_FLAG;
 use super::draw::{Draw, Weights};
 use super::money::{Amount, Currency};
 use super::record::Anomaly;
-use super::world::{FLAGS, HARD, World};
+use super::world::{FLAGS, World};
 
 /// Share of payments, of any kind, whose beneficiary account is mistyped.
 const MISTYPED: f64 = 0.0005;
@@ -59,11 +60,11 @@ impl<'a> Traffic<'a> {
         let world = self.world;
         let mut payer = world.payer(draw);
         let moves = draw.chance(0.998);
-        if moves && world.account(payer).flag >= HARD {
+        if moves && world.account(payer).flag >= HARD_FLAG {
             payer = world.open(draw, payer, payer);
         }
         let mut payee = self.usual_payee(draw, payer);
-        if moves && world.account(payee).flag >= HARD {
+        if moves && world.account(payee).flag >= HARD_FLAG {
             payee = world.open(draw, payee, payer);
         }
         self.sketch(draw, None, payer, payee)

@@ -1,5 +1,6 @@
 //! Banks, accounts and who pays whom, before any payment.
 
+use super::bank::HARD_FLAG;
 use super::draw::{Draw, Weights};
 use super::generate::PaymentsSpec;
 use super::record::AccountRow;
@@ -12,9 +13,6 @@ const FLAG_SHARES: [f64; 7] = [0.012, 0.010, 0.006, 0.002, 0.003, 0.003, 0.010];
 
 /// Values of a flag.
 pub(super) const FLAGS: usize = 8;
-
-/// The least flag of an account that payments hardly ever touch.
-pub(super) const HARD: u8 = 6;
 
 /// Corridors of a bank that count as its rarest.
 const RAREST: usize = 3;
@@ -83,7 +81,7 @@ struct Bank {
     accounts: Vec<u32>,
     /// Accounts of each flag.
     by_flag: [Vec<u32>; FLAGS],
-    /// Accounts of a flag below [`HARD`].
+    /// Accounts of a flag below [`HARD_FLAG`].
     open: Vec<u32>,
     /// Receiving banks, by corridor share.
     corridors: Weights,
@@ -118,7 +116,7 @@ impl World {
                 if let Some(same) = bank.by_flag.get_mut(usize::from(account.flag)) {
                     same.push(index);
                 }
-                if account.flag < HARD {
+                if account.flag < HARD_FLAG {
                     bank.open.push(index);
                 }
             }
@@ -183,7 +181,7 @@ impl World {
         found.filter(|found| *found != not).unwrap_or(account)
     }
 
-    /// An account of the same bank, other than `not`, with a flag below [`HARD`]; the same account where
+    /// An account of the same bank, other than `not`, with a flag below [`HARD_FLAG`]; the same account where
     /// there is none.
     pub(super) fn open(&self, draw: &mut Draw, account: u32, not: u32) -> u32 {
         let found = draw.pick(&self.banks[self.account(account).bank].open);
