@@ -1,8 +1,10 @@
-//! `quorate bench sum`: what one secure sum costs, by role, against bare primitives.
+//! `quorate bench sum`: what one secure sum costs, by role, against bare primitives. [`payments`] is
+//! another bench, of accuracy.
 //!
 //! All times are CPU time of one thread, unless their name says otherwise.
 
 mod functional;
+pub mod payments;
 mod threshold;
 
 use std::fmt::Arguments;

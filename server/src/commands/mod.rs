@@ -50,7 +50,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Train in the clear over recorded sets and print the model's hash.
     Plain(plain::PlainArgs),
-    /// Measure one secure sum on one core.
+    /// Measure one secure sum on one core, or how well models find anomalous payments.
     Bench {
         #[command(subcommand)]
         what: BenchCommand,
@@ -73,6 +73,8 @@ enum Command {
 enum BenchCommand {
     /// One sum under one scheme, with the bare primitives beside it.
     Sum(crate::bench::BenchSum),
+    /// A payment network alone, with its banks, with noise, and pooled.
+    Payments(crate::bench::payments::BenchPayments),
 }
 
 fn write_line(text: std::fmt::Arguments<'_>) {
@@ -103,6 +105,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(args).await,
         Command::Plain(args) => plain::run(&args),
         Command::Bench { what: BenchCommand::Sum(args) } => crate::bench::run(&args),
+        Command::Bench { what: BenchCommand::Payments(args) } => crate::bench::payments::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
