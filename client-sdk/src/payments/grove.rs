@@ -7,10 +7,8 @@
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
+use super::binned::{BINS, Binned};
 use super::features::Columns;
-
-/// Bins of a column.
-const BINS: usize = 256;
 
 /// How trees grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,34 +40,6 @@ struct Node {
     share: f64,
 }
 
-/// A column in bins of about equal size.
-struct Binned {
-    bins: Vec<u8>,
-}
-
-impl Binned {
-    fn new(values: &[i32], training: &[usize]) -> Self {
-        let mut sorted: Vec<i32> = training.iter().map(|row| values[*row]).collect();
-        sorted.sort_unstable();
-        let mut edges: Vec<i32> =
-            (1..BINS).filter_map(|i| sorted.get(i * sorted.len() / BINS).copied()).collect();
-        // The tails are where anomalies are: cut them finer.
-        for part in [500, 1000, 2000, 5000, 10_000, 20_000] {
-            let step = sorted.len() / part;
-            edges.extend(sorted.get(step));
-            edges.extend(sorted.len().checked_sub(step + 1).and_then(|at| sorted.get(at)));
-        }
-        edges.sort_unstable();
-        edges.dedup();
-        while edges.len() >= BINS {
-            let middle = edges.len() / 2;
-            edges.remove(middle);
-        }
-        let bin = |value: &i32| u8::try_from(edges.partition_point(|edge| edge < value));
-        Self { bins: values.iter().map(|value| bin(value).unwrap_or(u8::MAX)).collect() }
-    }
-}
-
 /// Scores of all rows by a forest grown on `training`: for the training rows the mean over the trees
 /// that saw none of their group (the overall share where all did), for others over all trees.
 ///
@@ -82,9 +52,7 @@ pub fn scores(
     training: &[usize],
     growth: Growth,
 ) -> Vec<f64> {
-    let binned: Vec<Binned> = (0..columns.ranges.len())
-        .map(|column| Binned::new(&columns.column(column).collect::<Vec<_>>(), training))
-        .collect();
+    let binned = Binned::all(columns, training);
     let rows = columns.rows();
     let mut in_training = vec![false; rows];
     training.iter().for_each(|row| in_training[*row] = true);

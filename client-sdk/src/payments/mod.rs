@@ -7,6 +7,8 @@
 //! protocol in the clear.
 
 pub mod bank;
+mod binned;
+pub mod boosted;
 pub mod civil;
 mod draw;
 pub mod features;

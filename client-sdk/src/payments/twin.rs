@@ -17,6 +17,7 @@ use rand_core::{CryptoRng, Rng as _, SeedableRng as _};
 
 use super::PaymentsError;
 use super::bank::{AccountBook, Finding};
+use super::boosted;
 use super::civil::DAY_SECONDS;
 use super::features::{Columns, columns, fixed};
 use super::generate::{Payments, PaymentsSpec, TRAINING_DAYS};
@@ -111,16 +112,24 @@ impl Sample {
         Ok(Self::new(&payments, &books))
     }
 
-    /// Scores of all payments by the network's own model: for training payments by trees that saw none
-    /// of the payer's.
+    /// Scores of all payments by a random forest that sees `columns`: for training payments by trees
+    /// that saw none of the payer's.
     #[must_use]
-    pub fn network_scores(&self, seed: u64) -> Vec<f64> {
-        self.grown(&self.columns, seed)
+    pub fn forest_scores(&self, columns: &Columns, seed: u64) -> Vec<f64> {
+        let payers: Vec<u64> = self.sides.iter().map(|sides| sides[0].account.into()).collect();
+        let growth = Growth::standard(columns.ranges.len(), seed);
+        grove::scores(columns, &self.labels, &payers, &self.training, growth)
     }
 
-    /// Scores of all payments by a model that sees the network's columns and all that banks find.
+    /// Scores of all payments by boosted trees that see `columns`.
     #[must_use]
-    pub fn pooled_scores(&self, seed: u64) -> Vec<f64> {
+    pub fn boosted_scores(&self, columns: &Columns) -> Vec<f64> {
+        boosted::scores(columns, &self.labels, &self.training)
+    }
+
+    /// `columns` and all that the banks find, in one place.
+    #[must_use]
+    pub fn pooled(&self, columns: &Columns) -> Columns {
         let flag = |side: usize| {
             let flag = move |sides: &[Side; 2]| match sides[side].finding {
                 Finding::Known { flag, .. } => i32::from(flag),
@@ -134,15 +143,9 @@ impl Sample {
         };
         let mismatch: Vec<i32> = self.sides.iter().map(mismatch).collect();
         let range = |name: &str| Range { name: name.to_owned(), low: 0, high: 8, weight: 1 };
-        let columns = self.columns.with(range("ordering_flag"), &flag(0));
+        let columns = columns.with(range("ordering_flag"), &flag(0));
         let columns = columns.with(range("beneficiary_flag"), &flag(1));
-        self.grown(&columns.with(range("name_mismatch"), &mismatch), seed)
-    }
-
-    fn grown(&self, columns: &Columns, seed: u64) -> Vec<f64> {
-        let payers: Vec<u64> = self.sides.iter().map(|sides| sides[0].account.into()).collect();
-        let growth = Growth::standard(columns.ranges.len(), seed);
-        grove::scores(columns, &self.labels, &payers, &self.training, growth)
+        columns.with(range("name_mismatch"), &mismatch)
     }
 
     /// The network's columns and the log-odds of its own model's scores.

@@ -17,7 +17,8 @@ static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
     Sample::generate(spec).unwrap()
 });
 
-static STACKED: LazyLock<Columns> = LazyLock::new(|| SAMPLE.stacked(&SAMPLE.network_scores(1)));
+static STACKED: LazyLock<Columns> =
+    LazyLock::new(|| SAMPLE.stacked(&SAMPLE.forest_scores(&SAMPLE.columns, 1)));
 
 fn trained(most_rows: Option<NonZeroU32>) -> Trained {
     let spec = forest_spec(&STACKED, TREES, DEPTH, [5; 32]);
@@ -71,7 +72,8 @@ fn banks_add_what_the_network_cannot_see() {
     let with_banks = trained(None);
     let private = area(&with_banks, |row| SAMPLE.class(row));
     let network = area(&with_banks.without_banks(), |_| Severity::Clean);
-    let pooled = SAMPLE.average_precision(&SAMPLE.pooled_scores(2));
+    let pooled =
+        SAMPLE.average_precision(&SAMPLE.forest_scores(&SAMPLE.pooled(&SAMPLE.columns), 2));
     assert!(private - network >= 0.1, "{private} {network}");
     assert!((pooled - private).abs() <= 0.05, "{private} {pooled}");
 

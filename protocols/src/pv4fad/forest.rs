@@ -330,7 +330,7 @@ impl Cells {
     /// No rows.
     #[must_use]
     pub fn new(forest: &Forest) -> Self {
-        Self(vec![0; forest.splits_to_cells()])
+        Self(vec![0; forest.cell_count()])
     }
 
     /// Opened counts.
@@ -338,7 +338,7 @@ impl Cells {
     /// # Errors
     /// [`ForestError::Shape`] when there are more or fewer than the forest has cells.
     pub fn opened(forest: &Forest, counts: Vec<i64>) -> Result<Self, ForestError> {
-        let cells = forest.splits_to_cells();
+        let cells = forest.cell_count();
         if counts.len() == cells {
             Ok(Self(counts))
         } else {
@@ -370,7 +370,7 @@ impl Cells {
 }
 
 impl Forest {
-    fn splits_to_cells(&self) -> usize {
+    fn cell_count(&self) -> usize {
         usize::try_from(self.spec.cells()).unwrap_or(usize::MAX)
     }
 }
@@ -474,7 +474,8 @@ impl Tree {
             if last {
                 break;
             }
-            (totals, bits) = (joined(&totals, LABELS), joined(&bits, LABELS * BITS));
+            totals = joined(&totals, LABELS, u64::saturating_add);
+            bits = joined(&bits, LABELS * BITS, i64::saturating_add);
         }
         levels.reverse();
         Self { levels }
@@ -482,9 +483,9 @@ impl Tree {
 }
 
 /// The sums of neighbouring nodes of `width` counts each.
-fn joined<T: Copy + std::ops::Add<Output = T>>(counts: &[T], width: usize) -> Vec<T> {
+fn joined<T: Copy>(counts: &[T], width: usize, add: impl Fn(T, T) -> T) -> Vec<T> {
     let pairs = counts.chunks_exact(2 * width).map(|pair| pair.split_at(width));
-    pairs.flat_map(|(first, second)| first.iter().zip(second).map(|(a, b)| *a + *b)).collect()
+    pairs.flat_map(|(first, second)| first.iter().zip(second).map(|(a, b)| add(*a, *b))).collect()
 }
 
 /// The base rate of each class over the roots of all trees, shrunk towards that of all rows.
@@ -695,6 +696,13 @@ mod tests {
         let second = [shrink(0, 6, clean), soft, shrink(2, 0, hard)];
         assert_eq!(scores.of(&forest, &[0]), first);
         assert_eq!(scores.of(&forest, &[1]), second);
+
+        // Whatever was opened, a score is a probability.
+        for extreme in [i64::MIN, i64::MAX] {
+            let cells = Cells::opened(&forest, vec![extreme; cells.counts().len()]).unwrap();
+            let scores = Scores::new(&forest, &totals, &cells, weight);
+            assert!([0, 1].iter().all(|bit| scores.of(&forest, &[*bit]).iter().all(|s| *s <= ONE)));
+        }
     }
 
     #[test]

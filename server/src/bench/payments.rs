@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::num::NonZeroU32;
 
 use anyhow::ensure;
+use quorate_client::payments::features::Columns;
 use quorate_client::payments::generate::PaymentsSpec;
 use quorate_client::payments::twin::{self, Sample, Trained, forest_spec};
 use quorate_protocols::pv4fad::forest::{ForestSpec, Severity};
@@ -71,6 +72,10 @@ struct Figures {
     auprc_private: f64,
     /// A random forest over all columns in one place.
     auprc_pooled: f64,
+    /// Boosted trees over all columns in one place.
+    auprc_pooled_boosted: f64,
+    /// A random forest over what all banks find, without the network's columns.
+    auprc_banks: f64,
     with_noise: Vec<WithNoise>,
 }
 
@@ -109,11 +114,14 @@ pub fn run(args: &BenchPayments) -> anyhow::Result<()> {
         let seed = figures.seed.map_or_else(|| "mean".to_owned(), |seed| format!("seed {seed}"));
         write!(
             out,
-            "{seed:8} network {:.3} (its model {:.3})  private {:.3}  pooled {:.3} ",
+            "{seed:8} network {:.3} (its model {:.3})  banks {:.3}  private {:.3}  pooled {:.3} \
+             (boosted {:.3}) ",
             figures.auprc_network,
             figures.auprc_network_model,
+            figures.auprc_banks,
             figures.auprc_private,
-            figures.auprc_pooled
+            figures.auprc_pooled,
+            figures.auprc_pooled_boosted
         )?;
         for noisy in &figures.with_noise {
             write!(out, " epsilon {} {:.3}", noisy.epsilon, noisy.auprc)?;
@@ -155,7 +163,9 @@ fn measure(args: &BenchPayments) -> anyhow::Result<Report> {
 fn figures(args: &BenchPayments, seed: u64) -> anyhow::Result<(Figures, ForestSpec)> {
     let &BenchPayments { rows, banks, anomaly_rate, .. } = args;
     let sample = Sample::generate(PaymentsSpec { rows, banks, seed, anomaly_rate })?;
-    let own = sample.network_scores(seed);
+    let own = sample.forest_scores(&sample.columns, seed);
+    let pooled = sample.pooled(&sample.columns);
+    let findings = sample.pooled(&Columns::default());
     let columns = sample.stacked(&own);
     let spec = forest_spec(&columns, args.trees, args.depth, stream(seed, "forest"));
     let asked = sample.asked(stream(seed, "asked"));
@@ -178,7 +188,9 @@ fn figures(args: &BenchPayments, seed: u64) -> anyhow::Result<(Figures, ForestSp
         auprc_network: area(&trained.without_banks(), &|_| Severity::Clean),
         auprc_network_model: sample.average_precision(&own),
         auprc_private: area(&trained, &full),
-        auprc_pooled: sample.average_precision(&sample.pooled_scores(seed)),
+        auprc_pooled: sample.average_precision(&sample.forest_scores(&pooled, seed)),
+        auprc_pooled_boosted: sample.average_precision(&sample.boosted_scores(&pooled)),
+        auprc_banks: sample.average_precision(&sample.forest_scores(&findings, seed)),
         with_noise,
     };
     Ok((figures, spec))
@@ -208,6 +220,8 @@ fn mean(seeds: &[Figures]) -> Figures {
         auprc_network_model: mean(&|figures| figures.auprc_network_model),
         auprc_private: mean(&|figures| figures.auprc_private),
         auprc_pooled: mean(&|figures| figures.auprc_pooled),
+        auprc_pooled_boosted: mean(&|figures| figures.auprc_pooled_boosted),
+        auprc_banks: mean(&|figures| figures.auprc_banks),
         with_noise: with_noise.collect(),
     }
 }
@@ -230,6 +244,15 @@ mod tests {
         }
     }
 
+    const NAMES: [&str; 6] = [
+        "auprc_network",
+        "auprc_network_model",
+        "auprc_banks",
+        "auprc_private",
+        "auprc_pooled",
+        "auprc_pooled_boosted",
+    ];
+
     #[test]
     fn reports_have_the_stable_names_for_every_seed() {
         let report = serde_json::to_value(measure(&args()).unwrap()).unwrap();
@@ -237,7 +260,7 @@ mod tests {
         let seeds = report["seeds"].as_array().unwrap();
         assert_eq!(seeds.len(), 2);
         for figures in seeds.iter().chain([&report["mean"]]) {
-            for name in ["auprc_network", "auprc_network_model", "auprc_private", "auprc_pooled"] {
+            for name in NAMES {
                 let area = figures[name].as_f64().unwrap();
                 assert!(area > 0.02 && area <= 1.0, "{name}: {area}");
             }
