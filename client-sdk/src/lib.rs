@@ -7,6 +7,7 @@ pub mod keys;
 pub mod learn;
 pub mod ledger;
 pub mod party;
+pub mod payments;
 pub mod store;
 pub mod trainer;
 pub mod transport;

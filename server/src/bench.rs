@@ -1,9 +1,10 @@
 //! `quorate bench`: what one secure sum costs, by role, against bare primitives; what one epoch of vertical
-//! training costs.
+//! training costs; how well models find anomalous payments.
 //!
 //! All times are CPU time of one thread, unless their name says otherwise.
 
 mod functional;
+pub mod payments;
 mod threshold;
 pub mod vertical;
 

@@ -170,3 +170,42 @@ pub fn auc(scores: &[f64], positive: &[bool]) -> f64 {
     }
     twice_wins as f64 / (2.0 * positives as f64 * negatives as f64)
 }
+
+/// Average precision, the area under the precision-recall curve: the mean over the positives of the
+/// precision among all that score at least as high. NaN without positives.
+#[must_use]
+pub fn average_precision(scores: &[f64], positive: &[bool]) -> f64 {
+    let mut order: Vec<(f64, bool)> =
+        scores.iter().copied().zip(positive.iter().copied()).collect();
+    order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
+    let (mut found, mut taken, mut area) = (0usize, 0usize, 0.0);
+    for ties in order.chunk_by(|a, b| a.0 == b.0) {
+        let new = ties.iter().filter(|(_, is)| *is).count();
+        found += new;
+        taken += ties.len();
+        area += new as f64 * found as f64 / taken as f64;
+    }
+    area / found as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::average_precision;
+
+    #[test]
+    fn average_precision_is_that_of_the_definition() {
+        let of = |pairs: &[(f64, bool)]| {
+            let (scores, positive): (Vec<f64>, Vec<bool>) = pairs.iter().copied().unzip();
+            average_precision(&scores, &positive)
+        };
+        assert_eq!(of(&[(0.1, false), (0.9, true), (0.5, true)]), 1.0);
+        // Positives at places 1 and 3.
+        assert_eq!(
+            of(&[(0.9, true), (0.5, false), (0.4, true), (0.1, false)]),
+            (1.0 + 2.0 / 3.0) / 2.0
+        );
+        // Equal scores are taken together, -0 and 0 among them.
+        assert_eq!(of(&[(0.0, true), (-0.0, false), (0.0, false), (0.0, false)]), 0.25);
+        assert!(of(&[(0.5, false)]).is_nan());
+    }
+}

@@ -42,6 +42,7 @@
 pub mod aggregator;
 pub mod authority;
 pub mod bank;
+pub mod forest;
 pub mod messages;
 pub mod network;
 #[cfg(feature = "testkit")]

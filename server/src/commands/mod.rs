@@ -10,6 +10,7 @@ macro_rules! say {
 
 mod cards;
 mod client;
+mod data;
 mod demo;
 mod dp;
 mod facts;
@@ -49,11 +50,13 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Train in the clear over recorded sets and print the model's hash.
     Plain(plain::PlainArgs),
-    /// Measure one secure sum, or one epoch of vertical training.
+    /// Measure one secure sum, one epoch of vertical training, or how well models find anomalous payments.
     Bench {
         #[command(subcommand)]
         what: BenchCommand,
     },
+    /// Generate synthetic data.
+    Data(data::DataArgs),
     /// Create, list, show, watch and cancel jobs, and fetch their results.
     Job(job::JobArgs),
     /// Rotate or show a party's keys.
@@ -72,6 +75,8 @@ enum BenchCommand {
     Sum(crate::bench::BenchSum),
     /// One epoch of vertical training, all roles in this process.
     Vertical(crate::bench::vertical::BenchVertical),
+    /// A payment network alone, with its banks, with noise, and pooled.
+    Payments(crate::bench::payments::BenchPayments),
 }
 
 fn write_line(text: std::fmt::Arguments<'_>) {
@@ -103,6 +108,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Plain(args) => plain::run(&args),
         Command::Bench { what: BenchCommand::Sum(args) } => crate::bench::run(&args),
         Command::Bench { what: BenchCommand::Vertical(args) } => crate::bench::vertical::run(&args),
+        Command::Bench { what: BenchCommand::Payments(args) } => crate::bench::payments::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Job(args) => job::run(args).await,
         Command::Cards(args) => cards::run(&args),
         Command::Dp(args) => dp::run(&args),
