@@ -497,10 +497,16 @@ impl AggregatorJob {
             return view;
         }
         view.epoch = Some(epoch.open.signed().clone());
-        if epoch.committed() {
+        // With its part in the first batch every party showed that it has stored the order.
+        let begins = match &self.phase {
+            Phase::Collecting(batch) => batch.open.fields.counter == 0,
+            Phase::Bound(bound) => bound.batch.open.fields.counter == 0,
+            _ => true,
+        };
+        if epoch.committed() && begins {
             view.commits = epoch.signed_commits();
         }
-        if epoch.complete() {
+        if epoch.complete() && begins {
             let shares = epoch.shares.get(party).into_iter().flat_map(BTreeMap::values);
             view.shares = shares.map(|share| share.signed().clone()).collect();
         }

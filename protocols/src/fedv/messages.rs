@@ -322,9 +322,10 @@ pub enum VerticalMessage {
 pub struct PartyView {
     /// The open epoch, or the alignment until the party is ready.
     pub epoch: Option<Signed<EpochOpen>>,
-    /// All commitments of the epoch, in roster order; empty before all are there.
+    /// All commitments of the epoch, in roster order; empty before all are there, and after the first
+    /// batch, by when every party has them.
     pub commits: Vec<Signed<Commit>>,
-    /// What others sealed to the party, in roster order; empty before all are there.
+    /// What others sealed to the party, in roster order; empty as the commitments are.
     pub shares: Vec<Signed<SeedShare>>,
     /// The common tags of an alignment, once all tags are there.
     pub common: Option<BulkRef>,
