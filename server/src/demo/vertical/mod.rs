@@ -206,7 +206,11 @@ fn spec(
     let wanted = (rows / BATCHES + 1).next_power_of_two() / 2;
     let batch = (wanted as u64).min(LARGE_BATCH).max(least).max(1);
     let classes = source.schema().classes.clone();
-    let few = rows < FEW_ROWS || classes.len() > 2;
+    let epochs = match rows < FEW_ROWS {
+        _ if classes.len() > 2 => 20,
+        true => 10,
+        false => 3,
+    };
     let mut blocks = blocks.to_vec();
     let holder = blocks.first().context("no block")?.party.clone();
     blocks.sort_by(|a, b| a.party.cmp(&b.party));
@@ -223,7 +227,7 @@ fn spec(
         model: model(options.model, source.schema().classes.len()),
         l2: 1e-3,
         selection: 0.0,
-        epochs: options.epochs.unwrap_or(if few { 10 } else { 3 }),
+        epochs: options.epochs.unwrap_or(epochs),
         batch: u32::try_from(batch)?,
         // The gradients of squared errors are steeper.
         learning_rate: if options.model == VerticalModel::Linear { 0.05 } else { 0.5 },
