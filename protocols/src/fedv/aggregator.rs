@@ -1059,15 +1059,22 @@ impl AggregatorJob {
             outputs.extend(self.requests());
             return Ok(outputs);
         }
+        let known = match &self.phase {
+            Phase::Collecting(batch) => {
+                Some((batch.open.fields, batch.headers.contains_key(&header.party)))
+            }
+            Phase::Bound(bound) => Some((bound.batch.open.fields, true)),
+            _ => None,
+        };
+        if let Some((BatchFields { epoch, counter, attempt, .. }, known)) = known {
+            let what = if known { "party.repeated" } else { "party.submitted" };
+            let note =
+                format!("batch {counter}, {}, {} bytes", header.party, header.ciphertext.len);
+            outputs.push(Output::Log(Fact::of(what, epoch, attempt, note)));
+        }
         let Phase::Collecting(batch) = &mut self.phase else {
             return Ok(outputs);
         };
-        if !batch.headers.contains_key(&header.party) {
-            let BatchFields { epoch, counter, attempt, .. } = batch.open.fields;
-            let note =
-                format!("batch {counter}, {}, {} bytes", header.party, header.ciphertext.len);
-            outputs.push(Output::Log(Fact::of("party.submitted", epoch, attempt, note)));
-        }
         batch.headers.insert(header.party.clone(), header);
         let expected = passive(spec(&self.manifest)?, &batch.epoch.open.roster).count();
         if batch.headers.len() < expected {

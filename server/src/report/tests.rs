@@ -466,7 +466,7 @@ fn vertical() -> VerticalReport {
             party: "bureau".to_owned(),
             batches: 8,
             uploads: 8,
-            most: 1,
+            repeated: 0,
             bytes: 400_000,
         }],
         contacts: Some((7, 21, 0)),

@@ -116,8 +116,8 @@ pub struct TrafficRow {
     pub batches: usize,
     /// Messages for them.
     pub uploads: u64,
-    /// Most messages for one batch.
-    pub most: u64,
+    /// Those among them that were sent again, byte for byte, after a fault.
+    pub repeated: u64,
     /// Bytes of all of them.
     pub bytes: u64,
 }
@@ -392,7 +392,7 @@ fn messages(f: &mut fmt::Formatter<'_>, report: &VerticalReport) -> fmt::Result 
     f.write_str(
         "<section><h2>Messages</h2><div class=\"scroll\"><table><thead><tr><th scope=\"col\">passive party\
          </th><th scope=\"col\" class=\"n\">batches</th><th scope=\"col\" class=\"n\">uploads</th>\
-         <th scope=\"col\" class=\"n\">most for one batch</th><th scope=\"col\" class=\"n\">bytes</th>\
+         <th scope=\"col\" class=\"n\">sent again</th><th scope=\"col\" class=\"n\">bytes</th>\
          </tr></thead><tbody>",
     )?;
     for row in &report.traffic {
@@ -403,11 +403,14 @@ fn messages(f: &mut fmt::Formatter<'_>, report: &VerticalReport) -> fmt::Result 
             Escaped(&row.party),
             row.batches,
             row.uploads,
-            row.most,
+            row.repeated,
             bytes(row.bytes),
         )?;
     }
-    f.write_str("</tbody></table></div><p class=\"note\">Counted in the aggregator’s log. ")?;
+    f.write_str(
+        "</tbody></table></div><p class=\"note\">Counted in the aggregator’s log; after a fault \
+         a party may send the same bytes again. ",
+    )?;
     match report.contacts {
         Some((looks, services, others)) => write!(
             f,

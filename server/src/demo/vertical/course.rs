@@ -30,7 +30,9 @@ pub(super) struct BatchRow {
     pub(super) collect_ms: u64,
     /// Milliseconds from then until the last gradient was there.
     pub(super) open_ms: u64,
+    #[serde(skip)]
     opened_at: u64,
+    #[serde(skip)]
     frozen_at: u64,
 }
 
@@ -39,6 +41,9 @@ pub(super) struct BatchRow {
 pub(super) struct Uploads {
     /// Messages.
     pub(super) messages: u64,
+    /// Those among them that were sent again, byte for byte, by a process that was killed or did not see
+    /// an answer.
+    pub(super) repeated: u64,
     /// Bytes of ciphertext.
     pub(super) bytes: u64,
 }
@@ -86,7 +91,8 @@ impl Batches {
             }
             "batch.burned" => self.burned += 1,
             "party.left-out" => drop(self.left_out.insert(note.to_owned())),
-            what @ ("batch.opened" | "batch.frozen" | "batch.done" | "party.submitted") => {
+            what @ ("batch.opened" | "batch.frozen" | "batch.done" | "party.submitted"
+            | "party.repeated") => {
                 let number = |key: &str| fact.body.get(key)?.as_u64()?.try_into().ok();
                 let (epoch, attempt) = (number("round")?, number("attempt")?);
                 let mut words = note.split(", ");
@@ -115,9 +121,10 @@ impl Batches {
         }
         let row = self.open.get_mut(&place)?;
         match what {
-            "party.submitted" => {
+            "party.submitted" | "party.repeated" => {
                 let own = row.uploads.entry(words.next()?.to_owned()).or_default();
                 own.messages += 1;
+                own.repeated += u64::from(what == "party.repeated");
                 own.bytes += count(words.next()?)?;
             }
             "batch.frozen" => {
@@ -299,6 +306,7 @@ mod tests {
             fact(24, "party.submitted", 1, "batch 7, bureau, 100 bytes"),
             fact(27, "party.submitted", 1, "batch 7, network, 150 bytes"),
             fact(30, "batch.frozen", 1, "batch 7, freeze ab12"),
+            fact(31, "party.repeated", 1, "batch 7, bureau, 100 bytes"),
             fact(31, "something.else", 0, ""),
             fact(45, "batch.done", 1, "batch 7, 77 sealed bytes passed on"),
         ] {
@@ -306,8 +314,11 @@ mod tests {
         }
         let [row] = &batches.done[..] else { panic!("{batches:?}") };
         assert_eq!((row.epoch, row.batch, row.attempt, row.sealed_bytes), (2, 7, 1, 77));
-        assert_eq!((row.collect_ms, row.open_ms, row.ms(), row.bytes()), (10, 15, 25, 250));
-        assert!(row.uploads.values().all(|own| own.messages == 1));
+        assert_eq!((row.collect_ms, row.open_ms, row.ms(), row.bytes()), (10, 15, 25, 350));
+        let bureau = Uploads { messages: 2, repeated: 1, bytes: 200 };
+        let network = Uploads { messages: 1, repeated: 0, bytes: 150 };
+        let expected = [("bureau".to_owned(), bureau), ("network".to_owned(), network)];
+        assert_eq!(row.uploads, BTreeMap::from(expected));
         assert_eq!((batches.common, batches.align_ms, batches.burned), (Some(123), 4, 1));
         assert_eq!(batches.take(&fact(50, "batch.done", 0, "nothing")), None);
     }

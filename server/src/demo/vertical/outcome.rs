@@ -162,7 +162,7 @@ impl<'a> Outcome<'a> {
                 party: share.name.to_string(),
                 batches: batches.len(),
                 uploads,
-                most: own().map(|own| own.messages).max().unwrap_or(0),
+                repeated: own().map(|own| own.repeated).sum(),
                 bytes: own().map(|own| own.bytes).sum(),
             }
         };
@@ -174,7 +174,9 @@ impl<'a> Outcome<'a> {
         for row in &self.course.batches.done {
             for share in self.shares.parties.iter().skip(1) {
                 let own = row.uploads.get(share.name.as_str()).copied().unwrap_or_default();
-                if own.messages != 1 {
+                // Only who was killed, or talked to who was, has a reason to send its bytes again.
+                let again = if self.options.faults { own.repeated } else { 0 };
+                if own.messages != 1 + again {
                     return Some(format!(
                         "{} uploaded {} messages for batch {} of epoch {}, not one",
                         share.name, own.messages, row.batch, row.epoch
@@ -354,8 +356,8 @@ impl<'a> Outcome<'a> {
         }
         for row in self.traffic() {
             println!(
-                "{}: {} uploads for {} batches, {} bytes",
-                row.party, row.uploads, row.batches, row.bytes
+                "{}: {} uploads for {} batches, {} of them sent again, {} bytes",
+                row.party, row.uploads, row.batches, row.repeated, row.bytes
             );
         }
         println!(
