@@ -21,7 +21,7 @@ help:
 	@echo "             (DEMO_ARGS='--rounds 5 --no-faults' passes options on)"
 	@echo "make test    every check: layers, format, lints, tests, simulation, mutants, benches once"
 	@echo "make lint    layers, format and lints only"
-	@echo "make bench   criterion benches and one measured sum per served scheme"
+	@echo "make bench   criterion benches, one measured sum per served scheme, vertical training"
 	@echo "make soak    the simulation and the crash tests for much longer"
 	@echo "make mutant CHECK=Floor   the attacks with one named check off: must fail"
 	@echo "make fuzz    coverage-guided fuzzing of every decoder (nightly, cargo-fuzz)"
@@ -69,6 +69,7 @@ bench: setup
 	target/release/quorate bench sum --scheme ddh-mcfe --parties 10 --dim 2000 --json
 	target/release/quorate bench sum --scheme paillier --parties 10 --dim 10000 --bits 32 --json
 	target/release/quorate bench sum --scheme elgamal --parties 10 --dim 10000 --bits 20 --json
+	target/release/quorate bench vertical --rows 100000 --json
 
 soak: setup
 	QUORATE_SIM_SEEDS=$${QUORATE_SIM_SEEDS:-100000} QUORATE_CRASH_JOBS=$${QUORATE_CRASH_JOBS:-500} \

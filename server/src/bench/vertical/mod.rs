@@ -333,6 +333,25 @@ mod tests {
         assert!(of(Link::HolderToAggregator) > asked && of(Link::AggregatorToAuthority) > asked);
     }
 
+    /// The label holder's contribution has one bit a row: it is shown once in an epoch.
+    #[test]
+    fn what_parties_look_at_does_not_grow_with_the_rows() {
+        let seen = |count: u32| {
+            let columns = vec![3, 3, 3];
+            let spec = spec(&args(count, 9, 3, 64, 2), &columns).unwrap();
+            let rows = Generated { columns, classes: 2, seed: 1 };
+            let plan = Plan { spec, authorities: 1, rows: count, seed: 1 };
+            let mut job = LocalJob::open(&plan, &rows).unwrap();
+            [(); 2].map(|()| {
+                job.batch().unwrap().unwrap();
+                job.take_costs().bytes[&Link::AggregatorToPassive]
+            })
+        };
+        let (few, many) = (seen(400), seen(4000));
+        assert!(many[0] - few[0] > 2 * 3600 / 8, "{few:?}, {many:?}");
+        assert!(many[1].abs_diff(few[1]) < 16, "{few:?}, {many:?}");
+    }
+
     #[test]
     fn impossible_jobs_are_refused() {
         assert!(measure(&args(300, 10, 2, 64, 2)).is_err());
