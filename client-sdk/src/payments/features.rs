@@ -14,12 +14,12 @@ use super::money::Currency;
 use super::record::Payment;
 
 /// Fractional bits of columns.
-pub const FRACTION_BITS: u32 = 12;
+pub const FRACTION_BITS: i32 = 12;
 
 /// A real number as columns hold it.
 #[must_use]
 pub fn fixed(x: f64) -> i32 {
-    let scaled = libm::rint(libm::scalbn(x, 12)).clamp(-1e9, 1e9);
+    let scaled = libm::rint(libm::scalbn(x, FRACTION_BITS)).clamp(-1e9, 1e9);
     #[expect(clippy::cast_possible_truncation, reason = "a whole number within +-10^9")]
     let fixed = scaled as i32;
     fixed

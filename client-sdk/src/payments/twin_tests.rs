@@ -156,6 +156,11 @@ fn noise_has_its_size_and_follows_the_seed() {
     // 12,800 draws: the variance is within 5 %, four standard deviations.
     let ratio = squares / one.cells.counts().len() as f64 / (sigma * sigma);
     assert!((0.95..1.05).contains(&ratio), "{ratio}");
+    // Noise of any size leaves the network what it knows itself, and nothing of the banks'.
+    let drowned = exact.with_noise(1e6, &mut ChaCha20Rng::from_seed([3; 32])).unwrap();
+    let class = |row| SAMPLE.class(row);
+    let (exact, drowned) = (area(&exact, class), area(&drowned, class));
+    assert!(exact - drowned > 0.1 && drowned > 0.2, "{exact} {drowned}");
 }
 
 #[test]
