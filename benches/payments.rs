@@ -52,8 +52,16 @@ fn units(sim: &Sim) {
     let fixed = each(ROWS, || {
         (0..ROWS).map(|_| black_box(&scalar) * &table).fold(point, |sum, point| sum + point)
     });
-    let encode = each(ROWS, || (0..ROWS).map(|_| black_box(&point).compress()).last());
-    let decode = each(ROWS, || (0..ROWS).map(|_| black_box(&encoded).decompress()).last());
+    let encode = each(ROWS, || {
+        (0..ROWS).for_each(|_| {
+            black_box(black_box(&point).compress());
+        });
+    });
+    let decode = each(ROWS, || {
+        (0..ROWS).for_each(|_| {
+            black_box(black_box(&encoded).decompress());
+        });
+    });
     let many = vec![point; 1 << 10];
     let add = each(1 << 20, || {
         let mut sums = many.clone();
