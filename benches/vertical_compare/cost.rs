@@ -61,6 +61,7 @@ pub(crate) fn measured<T>(work: impl FnOnce() -> T) -> (T, u64) {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Summary {
     pub(crate) name: &'static str,
+    #[serde(serialize_with = "whole")]
     pub(crate) bytes_per_batch: f64,
     /// CPU time of all roles.
     pub(crate) ms_per_batch: f64,
@@ -68,4 +69,10 @@ pub(crate) struct Summary {
     pub(crate) critical_ms_per_batch: f64,
     pub(crate) bytes_by_link: BTreeMap<String, f64>,
     pub(crate) ms_by_role: BTreeMap<String, f64>,
+}
+
+/// A count that was averaged, as a whole number.
+pub(crate) fn whole<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count")]
+    serializer.serialize_u64(value.max(0.0).ceil() as u64)
 }

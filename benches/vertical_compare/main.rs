@@ -42,10 +42,14 @@ struct Report {
     schemes: Vec<Summary>,
     baseline_bits: u32,
     /// Passive features, at this batch, from which on the served scheme sends more than the baseline.
+    #[serde(serialize_with = "cost::whole")]
     break_even_width: f64,
     /// Passive features, with the bytes of the served scheme and of the baseline.
     break_even_measured: Vec<(usize, f64, f64)>,
     fewer_bytes_percent: f64,
+    /// Bytes of features that `served-static` sends once a job, each way.
+    static_bytes_once: usize,
+    fewer_bytes_static_percent: f64,
     less_time_percent: f64,
     less_critical_time_percent: f64,
     /// The same against the paper's scheme.
@@ -65,6 +69,8 @@ struct Served {
     /// Initial weights of every block's party, and the rows of the first batch.
     weights: Vec<Weights>,
     first: Vec<u32>,
+    /// Bytes of features sent once.
+    stored: usize,
 }
 
 /// Trains one epoch over `joined`, compares the weights with plain training's, and averages over all batches
@@ -91,10 +97,12 @@ fn served(joined: &Joined) -> Result<Served> {
         hashes(&plain) == hashes(&job.weights()),
         "the weights are not those of plain training"
     );
-    Ok(Served { summary: summary(&costs, f64::from(batches))?, weights, first })
+    let name = if joined.spec.static_features { "served-static" } else { "served" };
+    let summary = summary(name, &costs, f64::from(batches))?;
+    Ok(Served { summary, weights, first, stored: job.stored_bytes() })
 }
 
-fn summary(costs: &Costs, batches: f64) -> Result<Summary> {
+fn summary(name: &'static str, costs: &Costs, batches: f64) -> Result<Summary> {
     let ms = |ns: u64| (ns as f64 / batches / 1e3).round() / 1e3;
     let link = |(link, bytes): (_, &u64)| -> Result<(String, f64)> {
         let name = serde_json::to_value(link)?;
@@ -108,7 +116,7 @@ fn summary(costs: &Costs, batches: f64) -> Result<Summary> {
         ("aggregator", costs.aggregator_ns),
     ];
     Ok(Summary {
-        name: "served",
+        name,
         bytes_per_batch: (costs.total_bytes() as f64 / batches).round(),
         ms_per_batch: ms(costs.total_ns()),
         critical_ms_per_batch: ms(costs.critical_ns),
@@ -275,6 +283,9 @@ fn compare(full: bool) -> Result<Report> {
     }
     let holder = joined.holder()?;
     let rng = &mut ChaCha20Rng::seed_from_u64(1);
+    joined.spec.static_features = true;
+    let stored = served(&joined)?;
+    joined.spec.static_features = false;
     let served = served(&joined)?;
     let labels = joined.labels(&served.first);
     let parts = parts(&joined, &served.weights, &served.first);
@@ -324,7 +335,9 @@ fn compare(full: bool) -> Result<Report> {
         paper_bounds: [paper::SCORE_BOUND, paper::PRODUCT_BOUND],
         gradient_distance,
         exact: true,
-        schemes: vec![served.summary, published, baseline],
+        static_bytes_once: stored.stored,
+        fewer_bytes_static_percent: less(stored.summary.bytes_per_batch, baseline.bytes_per_batch),
+        schemes: vec![served.summary, stored.summary, published, baseline],
     })
 }
 

@@ -132,8 +132,9 @@ pub struct RoleRow {
 }
 
 /// One batch under other schemes, as a tool outside the demo measured it.
+///
+/// Other fields of the file, which tell more, are passed over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Comparison {
     /// The schemes.
     pub schemes: Vec<SchemeRow>,
@@ -145,7 +146,6 @@ pub struct Comparison {
 
 /// One scheme of a [`Comparison`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SchemeRow {
     /// Name.
     pub name: String,
@@ -162,7 +162,7 @@ impl Comparison {
     /// Reads a file of JSON.
     ///
     /// # Errors
-    /// When it cannot be read, has a field too many or too few, or a value without sense.
+    /// When it cannot be read, lacks a field, or has a value without sense.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let of = || format!("--compare {}", path.display());
         let length = std::fs::metadata(path).with_context(of)?.len();

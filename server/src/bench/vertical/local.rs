@@ -5,12 +5,14 @@
 //! Not in it: HTTP, disks, failures, and the alignment's cryptography (its messages are): rows are in one
 //! order from the start. Passive parties work at the same time, on a thread each.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hint::black_box;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use quorate_client::vertical::twin::Joined;
+use quorate_crypto::fe::product::pick;
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::{CHUNK_BYTES, Hash, hash_parts, leaf_hash, root};
@@ -18,7 +20,6 @@ use quorate_crypto::psi::TAG_BYTES;
 use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{Label, Nonce, PadSuite, Ring};
 use quorate_protocols::enrol::Enrolled;
-use quorate_protocols::fedv::PROTOCOL_ID;
 use quorate_protocols::fedv::aggregator::{self, AggregatorJob, AggregatorOutput};
 use quorate_protocols::fedv::align::{self, Next};
 use quorate_protocols::fedv::authority::AuthorityJob;
@@ -27,7 +28,8 @@ use quorate_protocols::fedv::messages::{
     BatchFields, BatchFreeze, EpochOpen, PartyView, VerticalMessage,
 };
 use quorate_protocols::fedv::party::{self, Mixed, PartyJob, PartyWork};
-use quorate_protocols::fedv::work::{Batch, Order, Own, row_bits};
+use quorate_protocols::fedv::work::{Batch, Order, Own, row_bits, with_stored};
+use quorate_protocols::fedv::{PROTOCOL_ID, shape_of, spec};
 use quorate_protocols::job::{
     AuthorityKey, Deadlines, JobPackage, MANIFEST_VERSION, Manifest, Minima, Privacy, RosterEntry,
 };
@@ -168,7 +170,11 @@ struct Desk<'a> {
     aggregator: &'a AggregatorJob,
     /// The ciphertexts of the batch.
     uploads: &'a BTreeMap<Name, Vec<u8>>,
+    /// The features that were sent once, where the job has it so.
+    stored: &'a BTreeMap<Name, Vec<u8>>,
     trained: &'a [u8],
+    /// Rows of the job.
+    rows_count: u32,
 }
 
 /// What one turn of a party came to.
@@ -201,6 +207,7 @@ pub struct LocalJob<'a> {
     holder: Member,
     passive: Vec<Member>,
     uploads: BTreeMap<Name, Vec<u8>>,
+    stored: BTreeMap<Name, Vec<u8>>,
     asked: HashSet<Hash>,
     costs: Costs,
     count: u32,
@@ -323,6 +330,7 @@ impl<'a> LocalJob<'a> {
             holder,
             passive: members,
             uploads: BTreeMap::new(),
+            stored: BTreeMap::new(),
             asked: HashSet::new(),
             costs: Costs::default(),
             count: plan.rows,
@@ -418,7 +426,9 @@ impl<'a> LocalJob<'a> {
             rows: self.rows,
             aggregator: &self.aggregator,
             uploads: &self.uploads,
+            stored: &self.stored,
             trained: &self.trained,
+            rows_count: self.count,
         };
         (desk, &mut self.holder, &mut self.passive, &mut self.costs)
     }
@@ -455,6 +465,12 @@ impl<'a> LocalJob<'a> {
     }
 
     /// The bytes that a header announces.
+    /// Bytes of the features that were sent once, by all passive parties.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        self.stored.values().map(Vec::len).sum()
+    }
+
     fn take_upload(
         &mut self,
         header: &Signed<quorate_protocols::round::messages::SubmitHeader>,
@@ -462,11 +478,15 @@ impl<'a> LocalJob<'a> {
         let header = self.aggregator.admit(header)?;
         let member = self.passive.iter_mut().find(|member| member.name == header.party);
         // Tags are not made here: their header alone is delivered.
+        let features =
+            member.as_deref().and_then(|m| m.machine.as_ref()).map(PartyJob::features_label);
         if let Some(words) = member.and_then(|member| member.upload.take()) {
             let chunks = words.len().div_ceil(CHUNK_BYTES);
             self.costs.sent(Link::PassiveToAggregator, words.len() + 32 * chunks);
             ensure!(bulk(&words) == header.ciphertext, "another ciphertext than announced");
-            self.uploads.insert(header.party.clone(), words);
+            let kept =
+                if features == Some(header.label) { &mut self.stored } else { &mut self.uploads };
+            kept.insert(header.party.clone(), words);
         }
         Ok(())
     }
@@ -752,21 +772,30 @@ impl Member {
         read: &mut usize,
     ) -> anyhow::Result<party::Event> {
         let manifest = desk.manifest;
+        if let PartyWork::EncryptFeatures { label, nonce } = work {
+            let rows: Vec<u32> = (0..desk.rows_count).collect();
+            let features = desk.rows.features(self.at, &rows);
+            let own = Own { me: &self.name, identity: &self.identity, manifest };
+            let words = own.encrypt_features(&self.entry, label, nonce, &features)?;
+            let ciphertext = bulk(&words);
+            self.upload = Some(words);
+            return Ok(party::Event::Encrypted { label, ciphertext });
+        }
         let (epoch, fields) = match &work {
             PartyWork::Encrypt { epoch, fields, .. }
             | PartyWork::Apply { epoch, fields, .. }
             | PartyWork::Open { epoch, fields, .. }
             | PartyWork::Combine { epoch, fields, .. } => (epoch, *fields),
-            PartyWork::EncryptFeatures { .. } => anyhow::bail!("features come with every batch"),
+            PartyWork::EncryptFeatures { .. } => bail!("features were encrypted above"),
         };
         let open = self.prepare(desk, epoch, &fields)?;
-        let Self { name, identity, block, weights, opening, .. } = self;
+        let Self { name, identity, block, weights, opening, order, .. } = self;
         let own = Own { me: name, identity, manifest };
         let block = block.as_ref().context("no rows")?;
         let label = fields.label(manifest);
         let batch = Batch { fields: &fields, label, rows: &block.numbers };
         Ok(match work {
-            PartyWork::EncryptFeatures { .. } => anyhow::bail!("features come with every batch"),
+            PartyWork::EncryptFeatures { .. } => bail!("features were encrypted above"),
             PartyWork::Encrypt { nonce, .. } => {
                 let data = (&block.features, &*weights);
                 let words = own.encrypt(&open.roster, &batch, nonce, data)?;
@@ -785,7 +814,11 @@ impl Member {
                 let scores = own.open(&batch, (&block.features, &*weights), &parts, &keys)?;
                 let targets = block.targets.as_ref().context("no targets")?;
                 let residuals = own.residuals(&batch, targets, &scores)?;
-                let asks = own.product_asks(&open.roster, &batch, &residuals)?;
+                // Rows are made for one batch at a time; authorities are told their true numbers.
+                let (_, order) = order.as_ref().context("no order")?;
+                let rows = order.rows(fields.counter).context("no such batch in the order")?;
+                let named = Batch { rows, ..batch };
+                let asks = own.product_asks(&open.roster, &named, &residuals)?;
                 *opening = Some(Opening { label, residuals: Secret::new(residuals.to_vec()) });
                 party::Event::Opened { label, asks }
             }
@@ -794,7 +827,10 @@ impl Member {
                 let residuals = &known.context("not opened")?.residuals.expose();
                 let frozen = freeze.peek()?;
                 let batch_open = frozen.open.peek()?;
-                let parts = members(desk, &frozen)?;
+                let (_, order) = order.as_ref().context("no order")?;
+                let rows = order.rows(fields.counter).context("no such batch in the order")?;
+                let whole = with_features(desk, &frozen, &fields, rows)?;
+                let parts: Vec<&[u8]> = whole.iter().map(AsRef::as_ref).collect();
                 let pair = (&batch_open, &frozen);
                 let gradients = own.gradients(&open, pair, &parts, residuals, &product_keys)?;
                 own.step_holder(&batch, (&block.features, weights), residuals)?;
@@ -865,4 +901,28 @@ fn members<'a>(desk: Desk<'a>, frozen: &BatchFreeze) -> anyhow::Result<Vec<&'a [
         Ok(desk.uploads.get(&header.party).context("a ciphertext is missing")?)
     };
     frozen.members.iter().map(part).collect()
+}
+
+/// The ciphertexts of a frozen batch, with the batch's rows of features that were sent once.
+fn with_features<'a>(
+    desk: Desk<'a>,
+    frozen: &BatchFreeze,
+    fields: &BatchFields,
+    rows: &[u32],
+) -> anyhow::Result<Vec<Cow<'a, [u8]>>> {
+    let parts = members(desk, frozen)?;
+    if frozen.features.is_empty() {
+        return Ok(parts.into_iter().map(Cow::Borrowed).collect());
+    }
+    let whole = |(upload, header): (&[u8], &Signed<_>)| {
+        let header: quorate_protocols::round::messages::SubmitHeader = header.peek()?;
+        let stored = desk.stored.get(&header.party).context("no stored features")?;
+        let shape = shape_of(spec(desk.manifest)?, fields, &header.party, upload.len() as u64)?;
+        let mut features = Vec::with_capacity(shape.features() * 8);
+        for column in stored.chunks(stored.len().checked_div(shape.columns).unwrap_or(1).max(1)) {
+            pick(column, rows, &mut features)?;
+        }
+        Ok(Cow::Owned(with_stored(&shape, upload, &features)?))
+    };
+    parts.into_iter().zip(&frozen.features).map(whole).collect()
 }
