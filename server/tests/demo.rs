@@ -322,7 +322,7 @@ fn options_of_the_protocols_are_told_apart() {
         (&vertical, &["--parties", "2"], "needs at least 3 parties"),
         (&vertical, &["--blocks", "age;sex;nothing"], "names no feature"),
         (&vertical, &["--label-epsilon", "0"], "labels.epsilon"),
-        (&vertical, &["--model", "linear"], "--target COLUMN"),
+        (alone, &["--static-features"], "add --vertical"),
         (alone, &["--model", "id3"], "need --protocol threshold"),
         (alone, &["--epsilon", "1"], "--epsilon does not belong"),
         (alone, &["--no-sweep"], "--no-sweep does not belong"),

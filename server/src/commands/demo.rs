@@ -79,6 +79,9 @@ pub(super) struct DemoArgs {
     /// Add no noise to labels: parties may then work them out (fedv)
     #[arg(long, conflicts_with = "label_epsilon")]
     labels_visible: bool,
+    /// Have parties upload their columns once for all batches (fedv)
+    #[arg(long)]
+    static_features: bool,
     /// Show what other schemes take for the same batch, as `quorate-benches` measured it (fedv)
     #[arg(long, value_name = "FILE.json")]
     compare: Option<PathBuf>,
@@ -241,6 +244,7 @@ fn over_columns(args: DemoArgs) -> anyhow::Result<vertical::Options> {
         model,
         epochs: args.epochs,
         epsilon,
+        static_features: args.static_features,
         seeds: args.seeds.unwrap_or(5),
         seed: args.seed,
         fold: args.fold,
@@ -254,12 +258,13 @@ fn over_columns(args: DemoArgs) -> anyhow::Result<vertical::Options> {
 }
 
 /// Options that only vertical training has, and whether they were given.
-fn columns_only(args: &DemoArgs) -> [(&'static str, bool); 5] {
+fn columns_only(args: &DemoArgs) -> [(&'static str, bool); 6] {
     [
         ("--blocks", args.blocks.is_some()),
         ("--epochs", args.epochs.is_some()),
         ("--label-epsilon", args.label_epsilon.is_some()),
         ("--labels-visible", args.labels_visible),
+        ("--static-features", args.static_features),
         ("--compare", args.compare.is_some()),
     ]
 }

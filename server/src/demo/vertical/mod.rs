@@ -69,6 +69,8 @@ pub struct Options {
     pub epochs: Option<u32>,
     /// epsilon of one label over the whole job; `None` adds no noise.
     pub epsilon: Option<f64>,
+    /// Whether features are sent once for all batches.
+    pub static_features: bool,
     /// Seeds of the noise behind every mean.
     pub seeds: u64,
     /// Seed of the parties' files: which rows they miss, and their order.
@@ -236,7 +238,7 @@ fn spec(
             Some(epsilon) => LabelPrivacy::Noise { epsilon, delta: DELTA },
             None => LabelPrivacy::Visible,
         },
-        static_features: false,
+        static_features: options.static_features,
         lone_changes: false,
         max_rows: (largest as u64).next_power_of_two(),
     };
