@@ -24,15 +24,18 @@ fn cpu() -> f64 {
     now.tv_sec as f64 * 1e6 + now.tv_nsec as f64 / 1e3
 }
 
-/// Microseconds per item of `count` items.
-fn each<T>(count: usize, work: impl FnOnce() -> T) -> f64 {
-    let start = cpu();
-    black_box(work());
-    (cpu() - start) / count as f64
+/// Microseconds per item of `count` items: the least of some repetitions.
+fn each<T>(count: usize, work: impl Fn() -> T) -> f64 {
+    let once = || {
+        let start = cpu();
+        black_box(work());
+        (cpu() - start) / count as f64
+    };
+    (0..7).map(|_| once()).fold(f64::INFINITY, f64::min)
 }
 
 fn units(sim: &Sim) {
-    const ROWS: usize = 2048;
+    const ROWS: usize = 1024;
     const TREES: usize = 50;
     let key = &sim.key;
     let seed = || Secret::new([3; 32]);
@@ -164,11 +167,12 @@ fn main() {
         trees: u16::try_from(trees).unwrap(),
         cells: 128,
         max_rows: rows as u64,
+        rows_per_account: u32::MAX,
         ..terms(u32::try_from(banks).unwrap(), 2)
     };
     let sim = run(terms, rows, true);
     assert_eq!(sim.network.phase(), Phase::Trained);
-    assert_eq!(sim.network.counts(), Some(sim.plain_counts(|_| true).as_slice()));
+    assert!(sim.network.counts() == Some(sim.plain_counts(|_| true).as_slice()));
     println!("every count is the plain one");
     units(&sim);
 }

@@ -89,7 +89,7 @@ impl AuthorityJob {
     /// Handles a message of the network.
     ///
     /// # Errors
-    /// [`Bug`] for a message that no correct driver delivers here.
+    /// None: a wrong message is refused.
     pub fn handle(
         self,
         cx: &mut Context<'_>,
@@ -106,7 +106,9 @@ impl AuthorityJob {
             Message::SumAsk(ask) => next.sum(cx, world, ask),
             Message::FreezeAsk(ask) => next.freeze(cx, world, ask),
             Message::ReleaseAsk(ask) => next.query(cx, world, ask),
-            other => return Err(Bug(format!("an authority takes no {other:?}"))),
+            other => {
+                Err(Refusal::new(Code::WrongState, format!("an authority takes no {other:?}")))
+            }
         };
         Ok(match outcome {
             Ok(outputs) => (next, outputs),

@@ -108,7 +108,7 @@ impl BankJob {
     /// Handles a message of the network.
     ///
     /// # Errors
-    /// [`Bug`] for a message that no correct driver delivers to a bank.
+    /// None: a wrong message is refused.
     pub fn handle(
         self,
         cx: &mut Context<'_>,
@@ -123,7 +123,7 @@ impl BankJob {
             Message::NoiseAsk(ask) => next.noise(cx, world, ask),
             Message::QueryAsk(table, accounts) => next.pick(cx, world, table, accounts),
             Message::OpenAsk(ask) => next.open(cx, world, ask),
-            other => return Err(Bug(format!("a bank takes no {other:?}"))),
+            other => Err(Refusal::new(Code::WrongState, format!("a bank takes no {other:?}"))),
         };
         Ok(match outcome {
             Ok(outputs) => (next, outputs),

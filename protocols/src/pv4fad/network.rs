@@ -357,7 +357,7 @@ impl NetworkJob {
     /// Handles a message of a bank, the authority or the aggregator.
     ///
     /// # Errors
-    /// [`Bug`] for a message that no correct driver delivers to the network.
+    /// None: a wrong message is refused.
     pub fn handle(
         self,
         cx: &mut Context<'_>,
@@ -375,7 +375,7 @@ impl NetworkJob {
             Message::Partial(partial) => next.partial(world, partial),
             Message::Picked(picked) => next.picked(cx, picked),
             Message::Refused(refused) => next.refused(refused),
-            other => return Err(Bug(format!("a network takes no {other:?}"))),
+            other => Err(Refusal::new(Code::WrongState, format!("a network takes no {other:?}"))),
         };
         Ok(self.settle(next, outcome))
     }

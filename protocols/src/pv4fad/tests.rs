@@ -546,6 +546,23 @@ fn one_answer_for_each_part_and_one_noise_for_each_version() {
 }
 
 #[test]
+fn a_message_for_another_role_is_refused() {
+    let mut sim = trained();
+    let noise = sent(&sim, &name("authority"), "NoiseShare")[0].clone();
+    let ask = sent(&sim, &name("authority"), "FreezeAsk")[0].clone();
+    let wrong = [(bank(0), noise), (name("network"), ask.clone()), (bank(1), ask)];
+    for (to, message) in wrong {
+        sim.rejects.clear();
+        sim.deliver(&to, message);
+        assert_eq!(only_reject(&sim), (to.as_str(), Code::WrongState, &[][..]));
+    }
+    let join = sent(&sim, &bank(0), "JoinPart")[0].clone();
+    sim.rejects.clear();
+    sim.deliver(&name("authority"), join);
+    assert_eq!(only_reject(&sim), ("authority", Code::WrongState, &[][..]));
+}
+
+#[test]
 fn a_second_assignment_of_a_version_is_not_logged() {
     let mut sim = trained();
     let hash = sim.aggregator.logged(0).unwrap();
