@@ -101,7 +101,7 @@ fn grow(binned: &[Binned], training: &[usize], slopes: &[Slope]) -> Vec<Split> {
             }
             for ((bins, total), best) in bins.chunks(BINS).zip(&totals).zip(&mut best) {
                 let mut below = Slope::default();
-                for (bin, slope) in (0u8..).zip(&bins[..BINS - 1]) {
+                for (bin, slope) in (0..=u8::MAX).zip(&bins[..BINS - 1]) {
                     below.add(*slope);
                     let above = total.less(below);
                     let gain = below.gain() + above.gain();

@@ -155,7 +155,7 @@ fn grow(
                 bin.1 += if labels[*row as usize] { *weight } else { 0 };
             }
             let (mut below, mut found) = (0u32, 0u32);
-            for (bin, (count, count_anomalous)) in (0u8..).zip(&bins[..BINS - 1]) {
+            for (bin, (count, count_anomalous)) in (0..=u8::MAX).zip(&bins[..BINS - 1]) {
                 below += count;
                 found += count_anomalous;
                 if *count == 0 || below < growth.leaf_rows || all - below < growth.leaf_rows {
