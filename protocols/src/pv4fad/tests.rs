@@ -6,12 +6,16 @@ use quorate_crypto::threshold::ThresholdScheme;
 use quorate_crypto::threshold::elgamal::ElGamal;
 use quorate_crypto::threshold::elgamal::choice::Ciphers;
 
+use super::forest::{
+    Cells as ForestCells, Forest, ForestSpec, ONE, Range, Scores, Severity, Totals, WEIGHT_BITS,
+};
 use super::messages::*;
 use super::network::{Asked, Payment, Phase};
 use super::sim::{Sim, bank, identity, name, noise, payments, terms};
 use super::*;
 use crate::machine::{Context, Output};
 use crate::wire::decode;
+use rand_core::Rng;
 
 const PAYMENTS: usize = 24;
 
@@ -127,6 +131,65 @@ fn predictions_are_the_plain_ones_to_the_bit() {
     }
     assert_eq!(classes, BTreeSet::from([0, 1, 2]));
     assert_eq!(sim.network.phase(), Phase::Serving);
+}
+
+/// The forest of the twin behind the machines: what training opens are the twin's cells, and every score
+/// that a query opens is the twin's, bit for bit.
+#[test]
+fn the_forest_trains_and_scores_as_in_the_clear() {
+    let range = |name: &str| Range { name: name.into(), low: 0, high: 99, weight: 1 };
+    let spec = ForestSpec {
+        trees: 3,
+        depth: 2,
+        columns: vec![range("amount"), range("hour")],
+        seed: [6; 32],
+    };
+    let forest = Forest::draw(&spec).unwrap();
+    let terms = terms(5, 3);
+    let (ledgers, made, mut cells) = payments(&terms, 60, 6);
+    let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(6);
+    let features: Vec<[i32; 2]> = made
+        .iter()
+        .map(|_| [0; 2].map(|_: i32| i32::try_from(rng.next_u32() % 100).unwrap()))
+        .collect();
+    for (tree, leaves) in (0u32..).zip(&mut cells.leaves) {
+        for (leaf, row) in leaves.iter_mut().zip(&features) {
+            *leaf = u16::try_from(forest.leaf(tree, row)).unwrap();
+        }
+    }
+    let labels = cells.labels.clone();
+    let mut sim = Sim::with(terms, ledgers, made, cells, 0);
+    sim.run();
+    assert_eq!(sim.network.phase(), Phase::Trained);
+
+    let severity = |payment: &Payment| {
+        let [ordering, beneficiary] = sim.classes(payment);
+        Severity::ALL[usize::from(ordering.max(beneficiary))]
+    };
+    let (mut totals, mut clear) = (Totals::new(&forest), ForestCells::new(&forest));
+    for ((payment, row), label) in sim.payments.iter().zip(&features).zip(&labels) {
+        totals.add(&forest, row, *label);
+        clear.add(&forest, row, *label, severity(payment).bits());
+    }
+    let opened = ForestCells::opened(&forest, sim.network.counts().unwrap().to_vec()).unwrap();
+    assert_eq!(opened, clear);
+    let scores = Scores::new(&forest, &totals, &opened, 1 << WEIGHT_BITS);
+    assert_eq!(scores, Scores::new(&forest, &totals, &clear, 1 << WEIGHT_BITS));
+
+    let mut seen = BTreeSet::new();
+    for (query, (payment, row)) in (0u64..).zip(sim.payments.clone().iter().zip(&features).take(12))
+    {
+        let of_class = scores.of(&forest, row).map(|score| score as f64 / ONE as f64);
+        let row = asked(&sim, payment, &of_class);
+        let class = sim.classes(payment).into_iter().max().unwrap();
+        let [a, b] = payment.banks.each_ref();
+        if let Some(got) = sim.query(query, [a, b], vec![row]).unwrap() {
+            let [score] = got.as_slice() else { panic!("one row") };
+            assert_eq!(score.to_bits(), of_class[usize::from(class)].to_bits());
+            seen.insert(class);
+        }
+    }
+    assert_eq!(seen, BTreeSet::from([0, 1, 2]));
 }
 
 #[test]
