@@ -27,7 +27,8 @@
 //! # Security
 //! The aggregator sees ciphertexts, sealed messages and who takes part. An authority sees uniform
 //! vectors v_p. L sees the summed scores of every batch, and so over the epochs the Gram matrix of the
-//! passive parties' joint features; [`Shown`] keeps differences of sums from showing a lone party. A passive party sees its own gradients: without label noise it
+//! passive parties' joint features; [`Shown`] keeps differences of sums over rosters from showing a lone
+//! party, as long as it sends true gradients. All authorities together with the ciphertexts open everything. A passive party sees its own gradients: without label noise it
 //! learns the labels from them, of small batches from the first on (measured in `attack_tests`). All of this fails if L and all authorities collude
 //! (they open every feature), or a passive party and one authority (they open u).
 //!
@@ -122,11 +123,15 @@ pub const CARD: Card = Card {
     ],
     utility: "exact: training equals training on the joined rows in fixed point to the bit; one upload \
               per party and batch, no traffic between parties",
-    leakage: "see the label holder's line; a job that allows lone changes shows the label holder about \
+    leakage: "see the label holder's line; a label holder that sends false gradients learns from the next \
+              scores a passive party's features; feature selection that drops all columns of parties \
+              leaves the others alone behind the scores; a job that allows lone changes shows the label holder about \
               the scores of a party that an epoch is without; with the label noise off a passive party learns labels from its \
               gradients, of small batches from the first on",
     assumptions: &[
         "the label holder and at least one authority do not collude",
+        "no authority reads ciphertexts: the aggregator hands those of frozen batches, and stored \
+         features, to whoever reaches it, and all authorities together open them",
         "no passive party colludes with an authority: together they read the residuals",
         "at least k_min passive parties behind every opened score are honest",
         "parties follow the protocol: a false feature, score or gradient is not detected",
@@ -256,7 +261,7 @@ pub fn shape_of(
 }
 
 /// What the scores opened so far can be told apart to: passive parties that were in and out of the same
-/// epochs. Every linear combination of the opened sums is one of these groups' sums.
+/// epochs. A linear combination of the opened sums weighs all parties of a group alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Shown {
     groups: Vec<BTreeSet<Name>>,
