@@ -624,11 +624,7 @@ impl<'a> Run<'a> {
                 match output {
                     Output::Send { message: Message::Submit(header), .. } => {
                         let label = header.peek()?.label;
-                        let stored = label == self.machine.features_label();
-                        let (kind, space) = match stored {
-                            true => (STORED, self.own_space(&label)),
-                            false => (CIPHERTEXT, format!("{}/vertical/own", self.job)),
-                        };
+                        let (kind, space) = self.place(&label);
                         let record = self.party.store.get_record(kind, &self.id).await?;
                         let record = record.ok_or(StoreError::BadNumber)?;
                         let bulk = Bulk::from_record(&record)?;
@@ -706,12 +702,7 @@ impl<'a> Run<'a> {
                     own.encrypt_features(&entry, label, nonce, &data.features)
                 })
                 .await??;
-                let space = self.own_space(&label);
-                self.party.store.blobs().delete_namespace(&space).await?;
-                let bulk = write(self.party, &space, &words).await?;
-                let record = Batch::new().put_record(STORED, &self.id, bulk.to_record());
-                let ciphertext = bulk_ref(&bulk);
-                self.apply(Event::Encrypted { label, ciphertext }, record).await
+                self.encrypted(label, &words).await
             }
             PartyWork::Encrypt { epoch, fields, nonce } => {
                 let label = fields.label(&self.manifest);
@@ -722,12 +713,7 @@ impl<'a> Run<'a> {
                         own.encrypt(&open.roster, batch, nonce, (&data.features, &weights))
                     })
                     .await??;
-                let space = format!("{}/vertical/own", self.job);
-                self.party.store.blobs().delete_namespace(&space).await?;
-                let bulk = write(self.party, &space, &words).await?;
-                let record = Batch::new().put_record(CIPHERTEXT, &self.id, bulk.to_record());
-                let ciphertext = bulk_ref(&bulk);
-                self.apply(Event::Encrypted { label, ciphertext }, record).await
+                self.encrypted(label, &words).await
             }
             PartyWork::Apply { epoch, fields, nonce, gradient } => {
                 let label = fields.label(&self.manifest);
@@ -821,8 +807,36 @@ impl<'a> Run<'a> {
         .await
     }
 
-    fn own_space(&self, label: &Label) -> String {
-        format!("{}/vertical/features/{}", self.job, Hex32::from(*label))
+    /// Where an own ciphertext is kept: the kind of its record, and its chunks.
+    fn place(&self, label: &Label) -> (&'static str, String) {
+        if *label == self.machine.features_label() {
+            (STORED, format!("{}/vertical/features", self.job))
+        } else {
+            (CIPHERTEXT, format!("{}/vertical/own", self.job))
+        }
+    }
+
+    /// Stores a ciphertext and then tells the machine.
+    async fn encrypted(
+        &mut self,
+        label: Label,
+        words: &[u8],
+    ) -> Result<Vec<Output<Message, PartyWork>>, PartyError> {
+        let (kind, space) = self.place(&label);
+        self.party.store.blobs().delete_namespace(&space).await?;
+        let bulk = write(self.party, &space, words).await?;
+        let record = Batch::new().put_record(kind, &self.id, bulk.to_record());
+        let ciphertext = bulk_ref(&bulk);
+        self.apply(Event::Encrypted { label, ciphertext }, record).await
+    }
+
+    /// Fetches what another party submitted.
+    async fn fetch(&self, header: &SubmitHeader, space: &str) -> Result<BulkReader, PartyError> {
+        let (label, name) = (Hex32::from(header.label), &header.party);
+        let base = format!("{}/submissions/{label}/{name}", self.party.job_url(&self.job));
+        let (client, blobs) = (self.party.http.client(), self.party.store.blobs());
+        let info = bulk_info(&header.ciphertext);
+        Ok(download(client, &base, &info, blobs, space, &quick()).await?)
     }
 
     /// Puts the batch's rows of the stored features into the ciphertexts, where a job has them sent once.
@@ -838,20 +852,16 @@ impl<'a> Run<'a> {
         let rows = order.rows(fields.counter).unwrap_or(&[]);
         for (header, upload) in freeze.peek()?.features.iter().zip(ciphertexts) {
             let header = header.peek()?;
-            let (name, info) = (&header.party, bulk_info(&header.ciphertext));
+            let name = &header.party;
             if !self.stored.contains_key(name) {
                 let space = format!("{}/vertical/stored/{name}", self.job);
-                let blobs = self.party.store.blobs();
-                blobs.delete_namespace(&space).await?;
-                let hex = Hex32::from(header.label);
-                let base = format!("{}/submissions/{hex}/{name}", self.party.job_url(&self.job));
-                let client = self.party.http.client();
-                let reader = download(client, &base, &info, blobs, &space, &quick()).await?;
+                self.party.store.blobs().delete_namespace(&space).await?;
+                let reader = self.fetch(&header, &space).await?;
                 self.stored.insert(name.clone(), reader);
             }
             let Some(reader) = self.stored.get(name) else { continue };
             let shape = shape_of(spec(&manifest)?, fields, name, upload.len() as u64)?;
-            let column = info.len.checked_div(shape.columns as u64).unwrap_or(0);
+            let column = header.ciphertext.len.checked_div(shape.columns as u64).unwrap_or(0);
             let mut features = Vec::with_capacity(shape.features().saturating_mul(8));
             for number in 0..shape.columns as u64 {
                 let all = reader.read_range(number * column..(number + 1) * column).await?;
@@ -879,16 +889,11 @@ impl<'a> Run<'a> {
         }
         let mut ciphertexts = Vec::new();
         let space = format!("{}/vertical/frozen", self.job);
-        let blobs = self.party.store.blobs();
-        blobs.delete_namespace(&space).await?;
+        self.party.store.blobs().delete_namespace(&space).await?;
         for header in &freeze.peek()?.members {
             let header = header.peek()?;
-            let (name, info) = (&header.party, bulk_info(&header.ciphertext));
-            let hex = Hex32::from(label);
-            let base = format!("{}/submissions/{hex}/{name}", self.party.job_url(&self.job));
-            let client = self.party.http.client();
-            let reader = download(client, &base, &info, blobs, &space, &quick()).await?;
-            ciphertexts.push(reader.read_range(0..info.len).await?);
+            let reader = self.fetch(&header, &space).await?;
+            ciphertexts.push(reader.read_range(0..header.ciphertext.len).await?);
         }
         if fields.purpose == BatchPurpose::Train {
             self.add_stored(order, freeze, &fields, &mut ciphertexts).await?;

@@ -289,12 +289,12 @@ impl AuthorityJob {
             open.fields.attempt,
             format!("batch {} of {} parties", open.fields.counter, members.len()),
         );
-        let stored = features.iter().map(|header| (header.party.clone(), header.hash())).collect();
         let issued = Issued { freeze, epoch, open, label, members, features, ask: None };
         let key = self.make_score_key(cx, &issued)?;
+        let stored = issued.features.iter();
+        self.stored.extend(stored.map(|header| (header.party.clone(), header.hash())));
         self.issued = Some(issued);
         self.shown = shown;
-        self.stored.extend::<BTreeMap<_, _>>(stored);
         Ok(vec![Output::Log(fact), reply(Message::Vertical(VerticalMessage::ScoreKey(key)))])
     }
 
@@ -431,15 +431,12 @@ impl AuthorityJob {
 
 /// The rows that the label holder names, each once and all of the `count` aligned ones.
 fn batch_rows_of(words: &[u64], count: u32) -> Result<Vec<u32>, Refusal> {
-    let rows: BTreeSet<u32> = words
-        .iter()
-        .filter_map(|row| u32::try_from(*row).ok().filter(|row| *row < count))
-        .collect();
-    if rows.len() != words.len() {
-        return Err(Refusal::new(Code::Malformed, "the rows of the batch are not distinct rows"));
-    }
+    let within = |row: &u64| u32::try_from(*row).ok().filter(|row| *row < count);
     // In the order of the vectors.
-    Ok(words.iter().filter_map(|row| u32::try_from(*row).ok()).collect())
+    let rows: Option<Vec<u32>> = words.iter().map(within).collect();
+    let distinct = |rows: &Vec<u32>| rows.iter().collect::<BTreeSet<_>>().len() == rows.len();
+    rows.filter(distinct)
+        .ok_or_else(|| Refusal::new(Code::Malformed, "the rows of the batch are not distinct rows"))
 }
 
 fn scheme(error: SchemeError) -> Refusal {

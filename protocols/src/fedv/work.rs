@@ -2,7 +2,7 @@
 //! messages, so that work repeated after a restart gives the same bytes.
 
 use quorate_crypto::fe::product::{
-    ProductContext, ProductShape, open_products, open_scores, unmask_products,
+    ProductContext, ProductShape, open_products, open_scores, pick, unmask_products,
 };
 use quorate_crypto::keys::{Identity, SharedKey};
 use quorate_crypto::merkle::{Hash, hash_parts};
@@ -541,6 +541,20 @@ impl Own<'_> {
         weights.step(spec(self.manifest)?, batch.rows.len(), &products, residuals);
         Ok(())
     }
+}
+
+/// The batch's `rows` out of a party's `stored` features, one column after the other.
+///
+/// # Errors
+/// [`Code::Malformed`] when a row is past them.
+pub fn stored_rows(shape: &ProductShape, stored: &[u8], rows: &[u32]) -> Result<Vec<u8>, Refusal> {
+    let column = stored.len().checked_div(shape.columns).unwrap_or(0).max(1);
+    let mut features = Vec::with_capacity(shape.features().saturating_mul(WORD));
+    for column in stored.chunks(column) {
+        pick(column, rows, &mut features)
+            .map_err(|e| Refusal::new(Code::Malformed, e.to_string()))?;
+    }
+    Ok(features)
 }
 
 /// A passive party's ciphertext of a batch as if its features had come with it: `upload` holds scores and

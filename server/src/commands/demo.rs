@@ -70,7 +70,7 @@ pub(super) struct DemoArgs {
     /// Columns of each party, the first of which holds the target; `*` stands for any text (fedv)
     #[arg(long, value_name = "A,B;C,D;E,F", conflicts_with = "parties")]
     blocks: Option<String>,
-    /// Passes over the rows; 3, with few rows or many classes 10 by default (fedv)
+    /// Passes over the rows; 3, with few rows 10, with over two classes 20 by default (fedv)
     #[arg(long)]
     epochs: Option<u32>,
     /// epsilon of one label over the whole job, 4 by default (fedv)

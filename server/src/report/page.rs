@@ -43,6 +43,11 @@ pub(super) fn open(f: &mut fmt::Formatter<'_>, title: &str) -> fmt::Result {
     )
 }
 
+/// The title and what it is about, over the pages of simulations and real runs together.
+pub(super) fn heading(f: &mut fmt::Formatter<'_>, title: &str, data: &str) -> fmt::Result {
+    write!(f, "<header><h1>{}</h1><p>{}</p></header>", Escaped(title), Escaped(data))
+}
+
 /// The end of every page.
 pub(super) const CLOSE: &str = "</main></body></html>\n";
 

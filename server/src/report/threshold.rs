@@ -6,7 +6,7 @@ use core::fmt;
 use serde::Serialize;
 
 use super::curves::Plot;
-use super::page::{CLOSE, open, settings};
+use super::page::{CLOSE, heading, open, settings};
 use super::{Escaped, bytes, millis, number};
 
 /// Mean and sample standard deviation over seeds.
@@ -166,12 +166,7 @@ impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = self.0;
         open(f, &report.title)?;
-        write!(
-            f,
-            "<header><h1>{}</h1><p>{}</p></header>",
-            Escaped(&report.title),
-            Escaped(&report.data)
-        )?;
+        heading(f, &report.title, &report.data)?;
         summary(f, report)?;
         plots(f, report)?;
         regimes(f, report)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::page::{CLOSE, faults, open, settings};
+use super::page::{CLOSE, faults, heading, open, settings};
 use super::{Clean, Escaped, Spread, bytes, millis, number};
 
 /// All that the report of a vertical demo shows.
@@ -228,12 +228,7 @@ impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = self.0;
         open(f, &report.title)?;
-        write!(
-            f,
-            "<header><h1>{}</h1><p>{}</p></header>",
-            Escaped(&report.title),
-            Escaped(&report.data)
-        )?;
+        heading(f, &report.title, &report.data)?;
         summary(f, report)?;
         together(f, report)?;
         costs(f, report)?;

@@ -13,7 +13,6 @@ pub use rows::Given;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_crypto::fe::product::pick;
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::{Hash, hash_parts};
@@ -30,7 +29,7 @@ use super::authority::{AuthorityJob, EvaluateBatch};
 use super::linear::{FEATURE_BITS, Features, Targets, Weights, residuals};
 use super::messages::{BatchFields, BatchPurpose, Evaluate, PartyView, VerticalMessage};
 use super::party::{self, Mixed, PartyJob, PartyWork};
-use super::work::{Batch, Order, Own, row_bits, with_stored};
+use super::work::{Batch, Order, Own, row_bits, stored_rows, with_stored};
 use super::{check_epoch, shape_of, spec};
 use crate::enrol::Enrolled;
 use crate::job::{
@@ -681,10 +680,7 @@ impl World {
                 let spec = spec_of(&self.manifest);
                 let len = bytes.len() as u64;
                 let shape = shape_of(spec, fields, &header.party, len).unwrap();
-                let mut features = Vec::new();
-                for column in stored.chunks(stored.len() / shape.columns) {
-                    pick(column, rows, &mut features).unwrap();
-                }
+                let features = stored_rows(&shape, &stored, rows).unwrap();
                 with_stored(&shape, &bytes, &features).unwrap()
             })
             .collect()

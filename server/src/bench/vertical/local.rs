@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use quorate_client::vertical::twin::Joined;
-use quorate_crypto::fe::product::pick;
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::{CHUNK_BYTES, Hash, hash_parts, leaf_hash, root};
@@ -28,7 +27,7 @@ use quorate_protocols::fedv::messages::{
     BatchFields, BatchFreeze, EpochOpen, PartyView, VerticalMessage,
 };
 use quorate_protocols::fedv::party::{self, Mixed, PartyJob, PartyWork};
-use quorate_protocols::fedv::work::{Batch, Order, Own, row_bits, with_stored};
+use quorate_protocols::fedv::work::{Batch, Order, Own, row_bits, stored_rows, with_stored};
 use quorate_protocols::fedv::{PROTOCOL_ID, shape_of, spec};
 use quorate_protocols::job::{
     AuthorityKey, Deadlines, JobPackage, MANIFEST_VERSION, Manifest, Minima, Privacy, RosterEntry,
@@ -918,10 +917,7 @@ fn with_features<'a>(
         let header: quorate_protocols::round::messages::SubmitHeader = header.peek()?;
         let stored = desk.stored.get(&header.party).context("no stored features")?;
         let shape = shape_of(spec(desk.manifest)?, fields, &header.party, upload.len() as u64)?;
-        let mut features = Vec::with_capacity(shape.features() * 8);
-        for column in stored.chunks(stored.len().checked_div(shape.columns).unwrap_or(1).max(1)) {
-            pick(column, rows, &mut features)?;
-        }
+        let features = stored_rows(&shape, stored, rows)?;
         Ok(Cow::Owned(with_stored(&shape, upload, &features)?))
     };
     parts.into_iter().zip(&frozen.features).map(whole).collect()
