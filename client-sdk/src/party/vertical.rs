@@ -13,7 +13,7 @@ use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::oprf::{Blinder, Evaluated, PublicKey};
 use quorate_crypto::psi::{PartyRows, PartyTags};
 use quorate_crypto::sum::{Label, Nonce};
-use quorate_protocols::fedv::align::{self, Next, Tags};
+use quorate_protocols::fedv::align::{self, AlignedRows, Next, Tags};
 use quorate_protocols::fedv::linear::{Features, Targets, Weights};
 use quorate_protocols::fedv::messages::{
     BatchFields, BatchFreeze, BatchPurpose, EpochOpen, Evaluate, PartyView, ScoreKey,
@@ -22,7 +22,7 @@ use quorate_protocols::fedv::messages::{
 use quorate_protocols::fedv::party::{Event, Mixed, PartyJob, PartyWork};
 use quorate_protocols::fedv::work::{self, Order, Own, row_bits, with_stored};
 use quorate_protocols::fedv::{shape_of, spec};
-use quorate_protocols::job::{JobPackage, Manifest};
+use quorate_protocols::job::{JobPackage, Manifest, RosterEntry};
 use quorate_protocols::machine::{Context, Output};
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
 use quorate_protocols::round::aggregator::Outcome;
@@ -30,7 +30,6 @@ use quorate_protocols::round::messages::{BulkRef, Message, SubmitHeader};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Name, Signed, decode, encode};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::run::{AGGREGATOR, quick};
@@ -46,8 +45,10 @@ use crate::vertical::block;
 use crate::vertical::identify::IdentifierRule;
 use crate::vertical::replay::Replay;
 
-/// Kind of the records that hold a vertical machine with its aligned rows.
+/// Kind of the records that hold a vertical machine.
 const MACHINE: &str = "vertical-party";
+/// Kind of the records of a party's aligned rows, written once with the first state of its machine.
+const ROWS: &str = "vertical-rows";
 /// Kind of the records with a party's own weights.
 const WEIGHTS: &str = "vertical-weights";
 /// Kind of the records with the leaf list of the ciphertext under way.
@@ -80,9 +81,8 @@ pub struct VerticalFinished {
     pub replay: Option<Replay>,
 }
 
-/// What is stored of a job.
-#[derive(Serialize, Deserialize)]
-struct Stored {
+/// A party's machine, and its aligned rows.
+struct Aligned {
     machine: PartyJob,
     rows: Vec<u32>,
 }
@@ -142,17 +142,28 @@ pub(super) async fn run(
     let job = Hex32::from(job);
     let mut run = match party.store.load_machine(MACHINE, &job.to_string()).await? {
         Some((version, state)) => {
-            let stored: Stored = postcard::from_bytes(&state).map_err(|_| StoreError::BadNumber)?;
-            party.minima.check(stored.machine.manifest())?;
-            Run::with(party, job, stored, version, &table).await?
+            let machine: PartyJob =
+                postcard::from_bytes(&state).map_err(|_| StoreError::BadNumber)?;
+            party.minima.check(machine.manifest())?;
+            let rows = party.store.get_record(ROWS, &job.to_string()).await?;
+            let rows = postcard::from_bytes(&rows.ok_or(StoreError::BadNumber)?)
+                .map_err(|_| StoreError::BadNumber)?;
+            Run::with(party, job, Aligned { machine, rows }, version, &table).await?
         }
         None => {
             let package = fetch_package(party, &job).await?;
             party.minima.check(&package.manifest)?;
             package.verify()?;
             let aligned = align_rows(party, job, &package, &table).await?;
-            let state = postcard::to_allocvec(&aligned).map_err(|_| StoreError::BadNumber)?;
-            let batch = Batch::new().put_machine(MACHINE, &job.to_string(), 0, state);
+            let encoded = |of: postcard::Result<Vec<u8>>| of.map_err(|_| StoreError::BadNumber);
+            let state = encoded(postcard::to_allocvec(&aligned.machine))?;
+            let rows = encoded(postcard::to_allocvec(&aligned.rows))?;
+            let batch = Batch::new().put_record(ROWS, &job.to_string(), rows).put_machine(
+                MACHINE,
+                &job.to_string(),
+                0,
+                state,
+            );
             party.store.commit(batch).await?;
             Run::with(party, job, aligned, 1, &table).await?
         }
@@ -238,7 +249,7 @@ async fn align_rows(
     job: Hex32,
     package: &JobPackage,
     table: &Table,
-) -> Result<Stored, PartyError> {
+) -> Result<Aligned, PartyError> {
     let manifest = Arc::new(package.manifest.clone());
     let spec = spec(&manifest)?;
     if spec.block(&party.name).is_none() {
@@ -385,7 +396,7 @@ async fn aligned(
     package: &JobPackage,
     table: &Table,
     (own_tags, tags, common): (&PartyTags, &Tags, BulkRef),
-) -> Result<Stored, PartyError> {
+) -> Result<Aligned, PartyError> {
     let spec = spec(&package.manifest)?;
     let most = spec.max_rows.saturating_mul(quorate_crypto::psi::TAG_BYTES as u64);
     if common.len > most {
@@ -416,16 +427,17 @@ async fn aligned(
         Vec::new()
     };
     let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-    let (entry, order) = (party.entry.clone(), (count, root));
+    let entry = party.entry.clone();
+    let aligned = AlignedRows { count, order: root, holder: tags.holder.clone() };
     let machine = {
         let mut rng = os_rng();
         let cx = Context { now_ms: now_ms(), identity: &party.keys.identity, rng: &mut rng };
-        PartyJob::join(&cx, entry, &party.minima, package.clone(), order, trained)?.0
+        PartyJob::join(&cx, entry, &party.minima, package.clone(), aligned, trained)?.0
     };
     for space in ["tags", "common"] {
         blobs.delete_namespace(&format!("{job}/vertical/{space}")).await?;
     }
-    Ok(Stored { machine, rows })
+    Ok(Aligned { machine, rows })
 }
 
 async fn write(party: &Inner, space: &str, bytes: &[u8]) -> Result<Bulk, PartyError> {
@@ -438,11 +450,11 @@ impl<'a> Run<'a> {
     async fn with(
         party: &'a Inner,
         job: Hex32,
-        stored: Stored,
+        aligned: Aligned,
         version: u64,
         table: &Table,
     ) -> Result<Self, PartyError> {
-        let Stored { machine, rows } = stored;
+        let Aligned { machine, rows } = aligned;
         let manifest = Arc::new(machine.manifest().clone());
         let spec = spec(&manifest)?;
         let own: Vec<usize> = rows.iter().map(|row| *row as usize).collect();
@@ -533,7 +545,7 @@ impl<'a> Run<'a> {
             state: self.weights.hash().into(),
         });
         let blobs = self.party.store.blobs();
-        for space in ["own", "frozen", "stored", "features"] {
+        for space in ["own", "frozen", "covered", "stored", "features"] {
             blobs.delete_namespace(&format!("{}/vertical/{space}", self.job)).await?;
         }
         let replay = if self.party.replayable { Some(self.replay().await?) } else { None };
@@ -602,12 +614,11 @@ impl<'a> Run<'a> {
             self.party.report(&PartyEvent::Refused { code, detail });
             return Err(refusal.into());
         }
-        let stored = Stored { machine: next, rows: self.rows.clone() };
-        let state = postcard::to_allocvec(&stored).map_err(|_| StoreError::BadNumber)?;
+        let state = postcard::to_allocvec(&next).map_err(|_| StoreError::BadNumber)?;
         also = also.put_machine(MACHINE, &self.id, self.version, state);
         self.party.store.commit(also).await?;
         self.version += 1;
-        self.machine = stored.machine;
+        self.machine = next;
         Ok(outputs)
     }
 
@@ -693,13 +704,13 @@ impl<'a> Run<'a> {
         work: PartyWork,
     ) -> Result<Vec<Output<Message, PartyWork>>, PartyError> {
         match work {
-            PartyWork::EncryptFeatures { label, nonce } => {
+            PartyWork::EncryptFeatures { label, nonce, holder } => {
                 let (identity, data) =
                     (Arc::clone(&self.party.keys.identity), Arc::clone(&self.data));
                 let (manifest, entry) = (Arc::clone(&self.manifest), self.party.entry.clone());
                 let words = off_thread(move || {
                     let own = Own { me: &entry.party, identity: &identity, manifest: &manifest };
-                    own.encrypt_features(&entry, label, nonce, &data.features)
+                    own.encrypt_features((&entry, &holder), (label, nonce), &data.features)
                 })
                 .await??;
                 self.encrypted(label, &words).await
@@ -839,8 +850,37 @@ impl<'a> Run<'a> {
         Ok(download(client, &base, &info, blobs, space, &quick()).await?)
     }
 
+    /// Fetches a party's stored features and takes the cover off, column by column.
+    async fn uncovered(
+        &self,
+        roster: &[RosterEntry],
+        header: &SubmitHeader,
+        column: u64,
+    ) -> Result<BulkReader, PartyError> {
+        let blobs = self.party.store.blobs();
+        let (covered, space) = (
+            format!("{}/vertical/covered", self.job),
+            format!("{}/vertical/stored/{}", self.job, header.party),
+        );
+        blobs.delete_namespace(&covered).await?;
+        blobs.delete_namespace(&space).await?;
+        let reader = self.fetch(header, &covered).await?;
+        let mut writer = BulkWriter::new(blobs, &space);
+        let mut at = 0;
+        while at < header.ciphertext.len {
+            let end = at.saturating_add(column.max(8)).min(header.ciphertext.len);
+            let mut words = reader.read_range(at..end).await?;
+            self.own().uncover(roster, header, (at, &mut words))?;
+            writer.write(&words).await?;
+            at = end;
+        }
+        let bulk = writer.finish().await?;
+        blobs.delete_namespace(&covered).await?;
+        Ok(BulkReader::new(blobs, &space, bulk))
+    }
+
     /// Puts the batch's rows of the stored features into the ciphertexts, where a job has them sent once.
-    /// The stored ones are fetched once a run and read column by column.
+    /// The stored ones are fetched and uncovered once a run and read column by column.
     async fn add_stored(
         &mut self,
         order: &Order,
@@ -850,18 +890,18 @@ impl<'a> Run<'a> {
     ) -> Result<(), PartyError> {
         let manifest = Arc::clone(&self.manifest);
         let rows = order.rows(fields.counter).unwrap_or(&[]);
-        for (header, upload) in freeze.peek()?.features.iter().zip(ciphertexts) {
+        let frozen = freeze.peek()?;
+        let roster = frozen.epoch.peek()?.roster;
+        for (header, upload) in frozen.features.iter().zip(ciphertexts) {
             let header = header.peek()?;
             let name = &header.party;
+            let shape = shape_of(spec(&manifest)?, fields, name, upload.len() as u64)?;
+            let column = header.ciphertext.len.checked_div(shape.columns as u64).unwrap_or(0);
             if !self.stored.contains_key(name) {
-                let space = format!("{}/vertical/stored/{name}", self.job);
-                self.party.store.blobs().delete_namespace(&space).await?;
-                let reader = self.fetch(&header, &space).await?;
+                let reader = self.uncovered(&roster, &header, column).await?;
                 self.stored.insert(name.clone(), reader);
             }
             let Some(reader) = self.stored.get(name) else { continue };
-            let shape = shape_of(spec(&manifest)?, fields, name, upload.len() as u64)?;
-            let column = header.ciphertext.len.checked_div(shape.columns as u64).unwrap_or(0);
             let mut features = Vec::with_capacity(shape.features().saturating_mul(8));
             for number in 0..shape.columns as u64 {
                 let all = reader.read_range(number * column..(number + 1) * column).await?;
@@ -890,10 +930,14 @@ impl<'a> Run<'a> {
         let mut ciphertexts = Vec::new();
         let space = format!("{}/vertical/frozen", self.job);
         self.party.store.blobs().delete_namespace(&space).await?;
-        for header in &freeze.peek()?.members {
+        let frozen = freeze.peek()?;
+        let roster = frozen.epoch.peek()?.roster;
+        for header in &frozen.members {
             let header = header.peek()?;
             let reader = self.fetch(&header, &space).await?;
-            ciphertexts.push(reader.read_range(0..header.ciphertext.len).await?);
+            let mut words = reader.read_range(0..header.ciphertext.len).await?;
+            self.own().uncover(&roster, &header, (0, &mut words))?;
+            ciphertexts.push(words);
         }
         if fields.purpose == BatchPurpose::Train {
             self.add_stored(order, freeze, &fields, &mut ciphertexts).await?;

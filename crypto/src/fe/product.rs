@@ -16,6 +16,9 @@
 //! shares with p; p takes m_jc + sum_i rho_ic x_ij off what is opened and has sum_i u_ic x_ij, its
 //! own gradient.
 //!
+//! Over all this lies a **cover**, one more pad under the key that p shares with the label holder, who
+//! takes it off first: whoever else comes by a ciphertext, authorities too, has nothing without it.
+//!
 //! Source: the two function queries of FedV (Xu et al., arXiv 2103.03918, section 4), with a
 //! one-time key per label in place of the reusable single-input scheme, whose keys add up to its
 //! master secret, and with masked vectors and products.
@@ -26,13 +29,13 @@
 //! plus uniform masks, that is nothing; v is uniform for whoever does not know rho. One key of each
 //! kind per (party, label): two product keys of one label show the difference of their products.
 //! The label holder and all authorities together open everything, as in every scheme of this family;
-//! p and an authority together learn u.
+//! all authorities without it do not, thanks to the cover; p and an authority together learn u.
 
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::keystream::{Keystream, Scratch};
+use super::keystream::{BLOCK_BYTES, Keystream, Scratch, sub};
 use crate::keys::SharedKey;
 use crate::secret::Secret;
 use crate::sum::{KeyedNonce, Label, PadSuite, Ring, SchemeError};
@@ -131,8 +134,9 @@ impl ProductContext {
         self.stream(b"quorate/product-pad/1", keyed.key, &keyed.nonce.0)
     }
 
-    /// Encrypts in place: adds the pad of every authority to `words`, little-endian words laid out as
-    /// [`ProductShape`] says.
+    /// Encrypts in place: adds the pad of every key to `words`, little-endian words laid out as
+    /// [`ProductShape`] says. The keys are those shared with the authorities and, for the cover, with the
+    /// label holder.
     ///
     /// # Errors
     /// [`SchemeError::Length`] when the bytes are no whole words, [`SchemeError::Keys`] without a key,
@@ -153,6 +157,30 @@ impl ProductContext {
             words.fill(0);
             LONG
         })
+    }
+
+    /// Takes the pad of one key off a part of a ciphertext that begins at byte `at`: the cover, by the
+    /// label holder.
+    ///
+    /// # Errors
+    /// [`SchemeError::Length`] when the bytes are no whole words, [`SchemeError::Shape`] when they are past
+    /// the generator's period.
+    pub fn uncover(
+        &self,
+        keyed: &KeyedNonce<'_>,
+        at: u64,
+        words: &mut [u8],
+    ) -> Result<(), SchemeError> {
+        check(words.len() % WORD, 0)?;
+        let mut stream = self.pad(keyed);
+        stream.seek(at).map_err(|_| LONG)?;
+        let mut pad = Zeroizing::new([0u8; BLOCK_BYTES]);
+        for block in words.chunks_mut(BLOCK_BYTES) {
+            let (pad, _) = pad.split_at_mut(block.len());
+            stream.write(pad).map_err(|_| LONG)?;
+            sub(Ring::Z64, block, pad);
+        }
+        Ok(())
     }
 
     /// The score key over `members`: one word per score.
@@ -311,19 +339,22 @@ pub fn unmask_products(
     features: &[u8],
     masks: &[u64],
     vector_masks: &[u64],
-) -> Result<Vec<i64>, SchemeError> {
+) -> Result<Zeroizing<Vec<i64>>, SchemeError> {
     check(opened.len(), shape.products())?;
     check(masks.len(), shape.products())?;
     check(vector_masks.len(), shape.scores())?;
     check(features.len(), shape.features().saturating_mul(WORD))?;
     let columns = features.chunks_exact(shape.rows.saturating_mul(WORD).max(WORD));
     let blinds = columns.flat_map(|column| products(column, vector_masks, shape.rows));
-    Ok(opened
-        .iter()
-        .zip(masks)
-        .zip(blinds)
-        .map(|((word, mask), blind)| word.wrapping_sub(*mask).wrapping_sub(blind).cast_signed())
-        .collect())
+    // Filled in place: a vector that grows leaves copies of itself behind.
+    let mut own = Zeroizing::new(Vec::with_capacity(shape.products()));
+    let masked = opened.iter().zip(masks).zip(blinds);
+    own.extend(
+        masked.map(|((word, mask), blind)| {
+            word.wrapping_sub(*mask).wrapping_sub(blind).cast_signed()
+        }),
+    );
+    Ok(own)
 }
 
 /// Appends the words of `rows` out of a column.
@@ -498,6 +529,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A covered ciphertext is another one, and uncovered the one it was; any other key, label or nonce
+    /// leaves it closed. The length is over one block, with a rest.
+    #[test]
+    fn a_cover_comes_off_with_its_own_key_only() {
+        let words: Vec<u64> = (0..1500).collect();
+        let (authority, pair) = (SharedKey::from_bytes([1; 32]), SharedKey::from_bytes([2; 32]));
+        let nonce = Nonce([3; 16]);
+        let context = ProductContext { label: Label([4; 32]), suite: PadSuite::Aes256Ctr };
+        let bare = KeyedNonce { key: &authority, nonce };
+        let cover = KeyedNonce { key: &pair, nonce };
+        let (mut plain, mut covered) = (bytes(&words), bytes(&words));
+        context.seal(&[bare], &mut plain).unwrap();
+        context.seal(&[bare, cover], &mut covered).unwrap();
+        assert_ne!(plain, covered);
+        let off = |context: ProductContext, keyed: KeyedNonce<'_>| {
+            let mut words = covered.clone();
+            // In two parts, the second from the middle of a block of the generator.
+            let (first, second) = words.split_at_mut(8 * 1027);
+            context.uncover(&keyed, 8 * 1027, second).unwrap();
+            context.uncover(&keyed, 0, first).unwrap();
+            words
+        };
+        assert_eq!(off(context, cover), plain);
+        assert_ne!(off(context, bare), plain);
+        assert_ne!(off(context, KeyedNonce { nonce: Nonce([5; 16]), ..cover }), plain);
+        let other = ProductContext { label: Label([6; 32]), ..context };
+        assert_ne!(off(other, cover), plain);
+        assert!(context.uncover(&cover, 0, &mut [0; 9]).is_err());
     }
 
     /// Features sent once open in every batch to what those sent with the batch do.

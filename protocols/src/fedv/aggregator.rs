@@ -654,6 +654,13 @@ impl AggregatorJob {
                     return Ok(Vec::new());
                 }
             }
+            // Authorities take one upload of a party's features for the whole job.
+            Some(known) if known.features.is_some() => {
+                return Err(Refusal::new(
+                    Code::LabelUsed,
+                    "this party stored its features under other keys: it can take part in a new job",
+                ));
+            }
             _ => {
                 let joined = Joined {
                     entry: entry.clone(),

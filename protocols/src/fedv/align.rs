@@ -7,11 +7,12 @@
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::psi::GroupKey;
 use quorate_crypto::sum::{Label, Nonce};
+use serde::{Deserialize, Serialize};
 
-use super::check_epoch;
 use super::messages::{PartyView, SeedShare, VerticalMessage};
 use super::party::check_commits;
 use super::work::Own;
+use super::{check_epoch, spec};
 use crate::job::RosterEntry;
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::messages::{BulkRef, Message, SubmitHeader};
@@ -43,6 +44,19 @@ pub struct Tags {
     pub label: Label,
     /// The parties' key.
     pub group: GroupKey,
+    /// The label holder, with the keys it aligned its rows under.
+    pub holder: RosterEntry,
+}
+
+/// What a party knows of its rows after the alignment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlignedRows {
+    /// How many rows all parties have.
+    pub count: u32,
+    /// Salted root of their order.
+    pub order: Hash,
+    /// The label holder of the alignment: stored features are covered for its keys.
+    pub holder: RosterEntry,
 }
 
 /// What a party with `identifiers` identifiers, padding included, does after a look at the aggregator.
@@ -85,7 +99,10 @@ pub fn next(
         return Ok(Next::Send(messages.collect()));
     }
     let group = own.group_key((&epoch, &open), &view.commits, &view.shares)?;
-    let tags = Tags { epoch, label: align_label(&epoch), group };
+    let holder = &spec(own.manifest)?.holder;
+    let holder = open.roster.iter().find(|entry| entry.party == *holder).cloned();
+    let holder = holder.ok_or_else(|| blame(Code::BadRoster, "no label holder"))?;
+    let tags = Tags { epoch, label: align_label(&epoch), group, holder };
     Ok(match view.common {
         Some(common) => Next::Align(tags, common),
         None => Next::Tags(tags),

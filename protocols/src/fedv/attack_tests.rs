@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_crypto::fe::product::{ProductShape, open_products};
+use quorate_crypto::fe::product::{ProductContext, ProductShape, open_products};
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::keys::Identity;
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::secret::Secret;
-use quorate_crypto::sum::{Nonce, PadSuite, Ring};
+use quorate_crypto::sum::{KeyedNonce, Nonce, PadSuite, Ring};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -22,7 +22,7 @@ use super::messages::{
     BatchFields, BatchFreeze, BatchOpen, BatchPurpose, EpochOpen, VerticalMessage,
 };
 use super::work::{Batch, Own};
-use super::{PROTOCOL_ID, WORD, open_words, seal_info, word_bytes};
+use super::{PROTOCOL_ID, WORD, authority_pair, open_words, seal_info, word_bytes};
 use crate::job::{
     AuthorityKey, Deadlines, MANIFEST_VERSION, Manifest, Minima, Privacy, RosterEntry, roster_root,
 };
@@ -775,6 +775,38 @@ fn mirrored_rows_give_the_label_holder_nearly_one_view() {
     }
 }
 
+/// A label holder that lies reads columns: it sends every passive party a gradient of zeros, but for one
+/// coordinate of one party, and the scores of the same rows then differ by that column. The card says so;
+/// nothing in the protocol detects it.
+#[test]
+fn a_label_holder_that_sends_false_gradients_reads_a_column() {
+    let rows = 64usize;
+    let data = Data::new(11, &[2, 3, 4], rows, 1.0);
+    let spec = spec(&[2, 3, 4], LabelPrivacy::Visible, 2, 64);
+    let all: Vec<u32> = (0u32..).take(rows).collect();
+    let mut weights = data.weights(0);
+    let scores = |weights: &[Weights]| -> Vec<i64> {
+        let own = |i: usize| weights[i].scores(&data.features[i], &all);
+        own(1).iter().zip(own(2).iter()).map(|(a, b)| a + b).collect()
+    };
+    let before = scores(&weights);
+    // The step of this coordinate is learning rate x product / rows: a weight that moves by -1.
+    let step = (rows as f64 / spec.learning_rate * super::linear::PRODUCT_ONE) as i64;
+    for (party, mut products) in [(1, [0; 3].to_vec()), (2, [0; 4].to_vec())] {
+        if party == 2 {
+            products[1] = step;
+        }
+        let columns: Vec<usize> = (0..products.len()).collect();
+        weights[party].step_columns(&spec, rows, &columns, &products);
+    }
+    let after = scores(&weights);
+    for ((row, before), after) in all.iter().zip(before).zip(after) {
+        // Scores are at scale 2^36, features at 2^16.
+        let read = (before - after) >> 20;
+        assert_eq!(read, i64::from(data.features[2].row(*row)[1]), "row {row}");
+    }
+}
+
 // Aggregator and authority: one batch in messages.
 
 /// One training batch with all roles, their messages and what they hide.
@@ -783,6 +815,10 @@ struct Exchange {
     /// Of every passive party.
     own_scores: Vec<Vec<i64>>,
     ciphertexts: Vec<Vec<u8>>,
+    /// The same as the label holder reads them: without the cover.
+    uncovered: Vec<Vec<u8>>,
+    /// The same without the pads of all authorities.
+    without_pads: Vec<Vec<u8>>,
     /// Every sealed message that passes through the aggregator, in order.
     sealed: Vec<Vec<u8>>,
     /// What the label holder opens: the keys of all authorities added up.
@@ -939,8 +975,33 @@ fn exchange(data: &Data, mut weights: Vec<Weights>, number: u64) -> Exchange {
             _ => None,
         }));
     }
-    let parts: Vec<&[u8]> = ciphertexts.iter().map(Vec::as_slice).collect();
     let holder = own(0);
+    let uncovered: Vec<Vec<u8>> = freeze
+        .members
+        .iter()
+        .zip(&ciphertexts)
+        .map(|(header, words)| {
+            let mut words = words.clone();
+            holder.uncover(&roster, &header.peek().unwrap(), (0, &mut words)).unwrap();
+            words
+        })
+        .collect();
+    let parts: Vec<&[u8]> = uncovered.iter().map(Vec::as_slice).collect();
+    let context = ProductContext { label, suite: manifest.suite };
+    let without_pads = (1..)
+        .zip(&ciphertexts)
+        .map(|(i, words): (usize, &Vec<u8>)| {
+            let mut words = words.clone();
+            for (authority, identity) in &authorities {
+                let by = (authority, identity.exchange_key());
+                let peer = &roster[i].exchange;
+                let key = authority_pair(identity, peer, &manifest, by, &roster[i]).unwrap();
+                let keyed = KeyedNonce { key: &key, nonce: nonces[i] };
+                context.uncover(&keyed, 0, &mut words).unwrap();
+            }
+            words
+        })
+        .collect();
     let scores =
         holder.open(&batch, (&data.features[0], &weights[0]), &parts, &score_keys).unwrap();
     let residuals = holder.residuals(&batch, &data.targets(), &scores).unwrap();
@@ -1015,6 +1076,8 @@ fn exchange(data: &Data, mut weights: Vec<Weights>, number: u64) -> Exchange {
         rows: rows.clone(),
         own_scores,
         ciphertexts,
+        uncovered,
+        without_pads,
         sealed,
         score_key,
         product_key,
@@ -1156,6 +1219,33 @@ fn an_authority_sees_uniform_vectors() {
     }
 }
 
+/// All authorities with the ciphertexts of a batch: each takes its pads off, and what is left is covered.
+#[test]
+fn all_authorities_with_the_ciphertexts_open_nothing() {
+    let [(data, weights), (other, others)] = two_data_sets();
+    for (data, weights) in [(&data, weights), (&other, others)] {
+        let sent = exchange(data, weights, 6);
+        let hidden = sent.hidden(data);
+        for (at, words) in sent.without_pads.iter().enumerate() {
+            assert!(!holds_any(words, &hidden), "party {at}");
+            assert_eq!(words.len(), sent.uncovered[at].len());
+        }
+        // The test can fail: with cover and pads off, the words are there.
+        for (at, words) in sent.without_pads.iter().enumerate() {
+            let (covered, uncovered) = (&sent.ciphertexts[at], &sent.uncovered[at]);
+            let cover = words_of(covered).into_iter().zip(words_of(uncovered));
+            let bare: Vec<u8> = words_of(words)
+                .into_iter()
+                .zip(cover)
+                .flat_map(|(word, (with, without))| {
+                    word.wrapping_sub(with.wrapping_sub(without)).to_le_bytes()
+                })
+                .collect();
+            assert!(holds_any(&bare, &hidden), "party {at}");
+        }
+    }
+}
+
 /// The label holder: the very bytes of a batch, ciphertexts and keys, are those of another split too, under
 /// other pads and masks, which it knows nothing of.
 #[test]
@@ -1176,7 +1266,7 @@ fn the_bytes_of_a_batch_fit_another_split() {
     let pads = |data: &Data, weights: &[Weights]| -> Vec<Vec<u64>> {
         (1..=2)
             .map(|party| {
-                let sealed = words_of(&sent.ciphertexts[party - 1]);
+                let sealed = words_of(&sent.uncovered[party - 1]);
                 let plain = plain(data, weights, party);
                 sealed.iter().zip(plain).map(|(c, x)| c.wrapping_sub(x)).collect()
             })
@@ -1193,7 +1283,7 @@ fn the_bytes_of_a_batch_fit_another_split() {
     assert!(same.count() < s);
     // A product key is <v, pads> plus the pad of the mask: for every pad of a column there is one mask that
     // gives the key and the masked product, so the two say nothing of the column.
-    let parts: Vec<&[u8]> = sent.ciphertexts.iter().map(Vec::as_slice).collect();
+    let parts: Vec<&[u8]> = sent.uncovered.iter().map(Vec::as_slice).collect();
     let mut masks = BTreeSet::new();
     for (party, pads) in [(0, &real), (0, &alternative), (1, &real), (1, &alternative)] {
         let shape = ProductShape { rows: s, columns: 3, outputs: 1 };

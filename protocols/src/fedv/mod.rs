@@ -28,7 +28,8 @@
 //! The aggregator sees ciphertexts, sealed messages and who takes part. An authority sees uniform
 //! vectors v_p. L sees the summed scores of every batch, and so over the epochs the Gram matrix of the
 //! passive parties' joint features; [`Shown`] keeps differences of sums over rosters from showing a lone
-//! party, as long as it sends true gradients. All authorities together with the ciphertexts open everything. A passive party sees its own gradients: without label noise it
+//! party, as long as it sends true gradients. Authorities that come by ciphertexts open nothing: over their pads lies the cover, which the label holder
+//! takes off. A passive party sees its own gradients: without label noise it
 //! learns the labels from them, of small batches from the first on (measured in `attack_tests`). All of this fails if L and all authorities collude
 //! (they open every feature), or a passive party and one authority (they open u).
 //!
@@ -36,8 +37,8 @@
 //! Authority, before a score key: V1 signatures of aggregator and members; V2 manifest approved
 //! here; V3 label recomputed, epoch and batch within the job; V4 roster sorted, enrolled, in the manifest,
 //! with the label holder and at least k_min + c passive parties; V5 every passive party of the roster is
-//! in, each once; V6 the batch is later than every one before, and its epoch differs from those before in
-//! no passive party or in k_min + c at least. Before a product key: V7 the ask is
+//! in, each once; V6 the batch is later than every one before, its epoch differs from those before in
+//! no passive party or in k_min + c at least, and as many still have columns. Before a product key: V7 the ask is
 //! signed by the label holder of that batch; V8 it is the only one of the label. Party: V9 the aggregator's
 //! signature, the job's epoch, order and roster, its own keys in it; V10 every contribution is the one
 //! committed to; V11 the batch is the next of the epoch, its permutation the one mixed; V12 one
@@ -107,7 +108,7 @@ pub const CARD: Card = Card {
         Guarantee {
             role: "authority",
             learns: "who takes part and sizes; vectors that are uniform to it; with static features \
-                     which rows a batch holds",
+                     which rows a batch holds, and so which are trained on",
         },
         Guarantee {
             role: "label holder",
@@ -124,14 +125,13 @@ pub const CARD: Card = Card {
     utility: "exact: training equals training on the joined rows in fixed point to the bit; one upload \
               per party and batch, no traffic between parties",
     leakage: "see the label holder's line; a label holder that sends false gradients learns from the next \
-              scores a passive party's features; feature selection that drops all columns of parties \
-              leaves the others alone behind the scores; a job that allows lone changes shows the label holder about \
-              the scores of a party that an epoch is without; with the label noise off a passive party learns labels from its \
+              scores a passive party's features; a job that allows lone changes shows the label holder about \
+              the scores of a party that an epoch is without, or that feature selection leaves alone; with the label noise off a passive party learns labels from its \
               gradients, of small batches from the first on",
     assumptions: &[
         "the label holder and at least one authority do not collude",
-        "no authority reads ciphertexts: the aggregator hands those of frozen batches, and stored \
-         features, to whoever reaches it, and all authorities together open them",
+        "the services name the label holder's enrolled keys to passive parties: if the aggregator and all \
+         authorities lie about them together, they read what is covered for them",
         "no passive party colludes with an authority: together they read the residuals",
         "at least k_min passive parties behind every opened score are honest",
         "parties follow the protocol: a false feature, score or gradient is not detected",

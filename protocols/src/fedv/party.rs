@@ -12,6 +12,7 @@ use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::{Label, Nonce};
 use serde::{Deserialize, Serialize};
 
+use super::align::AlignedRows;
 use super::messages::{
     BatchFields, BatchFreeze, BatchOpen, BatchPurpose, Commit, EpochOpen, Gradient, PartyView,
     ProductAsk, ProductKey, Ready, ScoreKey, Scored, SeedShare, VerticalMessage, root_of,
@@ -47,6 +48,8 @@ pub enum PartyWork {
         label: Label,
         /// Fresh randomness of this label.
         nonce: Nonce,
+        /// The label holder, with the keys that the cover is for.
+        holder: RosterEntry,
     },
     /// Encrypt the party's part of a batch: [`Own::encrypt`].
     Encrypt {
@@ -218,6 +221,8 @@ pub struct PartyJob {
     trained: Vec<u8>,
     /// What the first epoch bound the rows to train on by: the same in every later one.
     bound: Option<Hash>,
+    /// The label holder, with the keys that stored features are covered for.
+    holder: RosterEntry,
     /// The features sent once, at a passive party of a job that has it so.
     stored: Option<Stored>,
     epoch: Option<Current>,
@@ -229,8 +234,8 @@ pub struct PartyJob {
 }
 
 impl PartyJob {
-    /// Joins a job with aligned rows: `rows` of them in an order of salted root `order`. The label
-    /// holder names the rows it trains on, one bit each; others pass nothing.
+    /// Joins a job with aligned rows. The label holder names the rows it trains on, one bit each; others
+    /// pass nothing.
     ///
     /// # Errors
     /// [`Code::BadManifest`], [`Code::BelowMinima`], or [`Code::UnknownParty`] when the job names no
@@ -240,7 +245,7 @@ impl PartyJob {
         entry: RosterEntry,
         minima: &Minima,
         package: JobPackage,
-        (rows, order): (u32, Hash),
+        aligned: AlignedRows,
         trained: Vec<u8>,
     ) -> Result<(Self, Vec<PartyOutput>), Refusal> {
         package.verify()?;
@@ -254,6 +259,7 @@ impl PartyJob {
                 format!("the job names no columns of {me}: check --name, or the job's blocks"),
             ));
         }
+        let AlignedRows { count: rows, order, holder } = aligned;
         let count = trained.iter().map(|byte| byte.count_ones()).sum::<u32>();
         let split = (me == spec.holder).then(|| (count, rows.saturating_sub(count)));
         let own = Own { me: &me, identity: cx.identity, manifest };
@@ -271,6 +277,7 @@ impl PartyJob {
             ready,
             trained,
             bound: None,
+            holder,
             stored: None,
             epoch: None,
             shown: Shown::default(),
@@ -356,8 +363,8 @@ impl PartyJob {
     fn stored_requests(&self) -> Vec<PartyOutput> {
         match &self.stored {
             Some(Stored { nonce, header: None, .. }) => {
-                let (label, nonce) = (self.features_label(), *nonce);
-                vec![Output::Work(PartyWork::EncryptFeatures { label, nonce })]
+                let (label, nonce, holder) = (self.features_label(), *nonce, self.holder.clone());
+                vec![Output::Work(PartyWork::EncryptFeatures { label, nonce, holder })]
             }
             Some(Stored { header: Some(header), received: false, .. }) => {
                 let message = Message::Submit(header.clone());
@@ -519,6 +526,13 @@ impl PartyJob {
         }
         if !open.roster.contains(&self.entry) {
             return Err(blame(Code::BadRoster, "this party's keys are not in the epoch's roster"));
+        }
+        if self.spec()?.static_features && !open.roster.contains(&self.holder) {
+            return Err(Refusal::new(
+                Code::BadRoster,
+                "the label holder has other keys than those the stored features are covered for: start \
+                 a new job",
+            ));
         }
         let own = &self.ready;
         let same = open.rows == own.rows

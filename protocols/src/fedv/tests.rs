@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::Shown;
-use super::sim::{Faults, Plan, job, refusal_of_other_rows, run};
+use super::sim::{Faults, Plan, job, refusal_of_other_rows, refusal_of_rotated_keys, run};
 use crate::refusal::{Code, Culprit};
 use crate::round::aggregator::Outcome;
 use crate::wire::Name;
@@ -82,7 +82,6 @@ fn faults_change_nothing_but_the_time() {
     assert!(burned > 0 && short > 0 && done > count / 3, "{burned} {short} {done}");
 }
 
-/// A feature that explains nothing is dropped and sent no more; the weights stay the twin's.
 /// Without lone changes a job waits for who is missing: with three passive parties all its epochs are over
 /// the same ones.
 #[test]
@@ -154,6 +153,16 @@ fn stored_features_train_the_same_model() {
     }
 }
 
+/// Stored features serve the whole job: their owner does not come back to it with other keys, and does with
+/// those it had.
+#[test]
+fn stored_features_bind_a_party_to_its_keys() {
+    let base = plan(VerticalModel::Svm, 2, &[2, 1, 3]);
+    let refusal = refusal_of_rotated_keys(1, Plan { static_features: true, ..base });
+    assert_eq!(refusal.code, Code::LabelUsed, "{refusal}");
+}
+
+/// A feature that explains nothing is dropped and sent no more; the weights stay the twin's.
 #[test]
 fn feature_selection_drops_columns() {
     let base = plan(VerticalModel::Logistic { taylor: false }, 2, &[2, 4, 4]);
@@ -161,6 +170,22 @@ fn feature_selection_drops_columns() {
     assert_eq!(report.weights, report.twin);
     let kept: usize = report.kept.iter().sum();
     assert!((1..10).contains(&kept), "{:?}", report.kept);
+}
+
+/// Where selection drops all columns of all parties but one, no score of that one is opened.
+#[test]
+fn feature_selection_leaves_no_party_alone_behind_a_score() {
+    let base = plan(VerticalModel::Logistic { taylor: false }, 2, &[2, 4, 4]);
+    let strong = Plan { epochs: 40, rows: (64, 4), selection: 0.2, ..base };
+    let report = run(3, Plan { lone_changes: false, ..strong.clone() });
+    let Outcome::Failed(refusal) = &report.outcome else { panic!("{:?}", report.outcome) };
+    assert_eq!(refusal.code, Code::BelowFloor);
+    assert!(refusal.detail.contains("feature selection"), "{refusal}");
+    assert_eq!(report.weights, report.twin);
+    // Allowed, the same job goes on.
+    let report = run(3, strong);
+    assert_eq!(report.outcome, Outcome::Done);
+    assert!(report.kept.iter().skip(1).filter(|kept| **kept > 0).count() < 2, "{:?}", report.kept);
 }
 
 /// A label holder cannot give one party other rows to train on: a batch would then mix rows, and

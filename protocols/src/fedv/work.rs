@@ -22,6 +22,7 @@ use super::{
 };
 use crate::job::{Manifest, RosterEntry};
 use crate::refusal::{Code, Culprit, Refusal};
+use crate::round::messages::SubmitHeader;
 use crate::wire::{Name, Signed, decode, encode};
 use crate::workload::VerticalSpec;
 
@@ -86,11 +87,12 @@ impl Own<'_> {
     }
 
     /// The key between the label holder and a passive party, by either of them.
-    fn pair(&self, roster: &[RosterEntry], passive: &Name) -> Result<SharedKey, Refusal> {
-        let spec = spec(self.manifest)?;
-        let holder = entry(roster, &spec.holder)?;
-        let other = entry(roster, passive)?;
-        let peer = if *self.me == spec.holder { other } else { holder };
+    fn pair_in(&self, roster: &[RosterEntry], passive: &Name) -> Result<SharedKey, Refusal> {
+        self.pair(entry(roster, &spec(self.manifest)?.holder)?, entry(roster, passive)?)
+    }
+
+    fn pair(&self, holder: &RosterEntry, other: &RosterEntry) -> Result<SharedKey, Refusal> {
+        let peer = if *self.me == holder.party { other } else { holder };
         authority_pair(
             self.identity,
             &peer.exchange,
@@ -258,7 +260,7 @@ impl Own<'_> {
         nonce: Nonce,
         (features, weights): (&Features, &Weights),
     ) -> Result<Vec<u8>, Refusal> {
-        let entry = entry(roster, self.me)?;
+        let keys = (entry(roster, self.me)?, entry(roster, &spec(self.manifest)?.holder)?);
         let scores = weights.scores(features, batch.rows);
         let train = batch.fields.purpose == BatchPurpose::Train;
         let spec = spec(self.manifest)?;
@@ -278,20 +280,20 @@ impl Own<'_> {
             let masks = self.context(batch.label).product_masks(&seed, shape.products());
             words.extend_from_slice(&word_bytes(&masks));
         }
-        self.pad(entry, (batch.label, nonce), &mut words)?;
+        self.pad(keys, (batch.label, nonce), &mut words)?;
         Ok(words)
     }
 
     /// A passive party's features of all aligned rows, for jobs that have them sent once: words to
-    /// upload under `label`, one column after the other.
+    /// upload under `label`, one column after the other. `keys` are the party's own entry and the label
+    /// holder's.
     ///
     /// # Errors
     /// [`Code::Malformed`] when the scheme refuses.
     pub fn encrypt_features(
         &self,
-        entry: &RosterEntry,
-        label: Label,
-        nonce: Nonce,
+        keys: (&RosterEntry, &RosterEntry),
+        (label, nonce): (Label, Nonce),
         features: &Features,
     ) -> Result<Vec<u8>, Refusal> {
         let rows: Vec<u32> = (0..u32::try_from(features.rows()).unwrap_or(u32::MAX)).collect();
@@ -299,14 +301,14 @@ impl Own<'_> {
         let mut words =
             Vec::with_capacity(rows.len().saturating_mul(columns.len()).saturating_mul(WORD));
         features.write_columns(&columns, &rows, &mut words);
-        self.pad(entry, (label, nonce), &mut words)?;
+        self.pad(keys, (label, nonce), &mut words)?;
         Ok(words)
     }
 
-    /// Adds every authority's pads; words that cannot be padded are wiped.
+    /// Adds every authority's pads, and the cover; words that cannot be padded are wiped.
     fn pad(
         &self,
-        entry: &RosterEntry,
+        (entry, holder): (&RosterEntry, &RosterEntry),
         (label, nonce): (Label, Nonce),
         words: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
@@ -321,7 +323,9 @@ impl Own<'_> {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()));
-        let sealed = keys.and_then(|keys| {
+        let cover = self.pair(holder, entry);
+        let sealed = keys.and_then(|mut keys| {
+            keys.push(cover?);
             let keyed: Vec<KeyedNonce<'_>> =
                 keys.iter().map(|key| KeyedNonce { key, nonce }).collect();
             self.context(label)
@@ -332,6 +336,24 @@ impl Own<'_> {
             words.zeroize();
         }
         sealed
+    }
+
+    /// Takes the cover off what a passive party of the roster uploaded under this header, of a batch or
+    /// stored features: `words` begin at byte `at` of it. The label holder does so before anything else.
+    ///
+    /// # Errors
+    /// [`Code::UnknownParty`], or [`Code::WrongLength`] when the bytes are no words.
+    pub fn uncover(
+        &self,
+        roster: &[RosterEntry],
+        header: &SubmitHeader,
+        (at, words): (u64, &mut [u8]),
+    ) -> Result<(), Refusal> {
+        let pair = self.pair_in(roster, &header.party)?;
+        let keyed = KeyedNonce { key: &pair, nonce: header.nonce };
+        self.context(header.label)
+            .uncover(&keyed, at, words)
+            .map_err(|e| Refusal::new(Code::WrongLength, e.to_string()))
     }
 
     /// A passive party's step after one batch: opens its gradient and moves its weights.
@@ -362,19 +384,18 @@ impl Own<'_> {
         let context = self.context(batch.label);
         let seed = self.mask_seed(&batch.label, &nonce);
         let masks = context.product_masks(&seed, shape.products());
-        let rho = context.vector_masks(&self.pair(roster, self.me)?, shape.scores());
+        let rho = context.vector_masks(&self.pair_in(roster, self.me)?, shape.scores());
         let mut plain = Zeroizing::new(Vec::with_capacity(shape.features().saturating_mul(WORD)));
         features.write_columns(&columns, batch.rows, &mut plain);
         let products = unmask_products(&shape, &opened, &plain, &masks, &rho)
             .map_err(|e| Refusal::new(Code::Malformed, e.to_string()))?;
-        let products = Zeroizing::new(products);
         weights.step_columns(spec, batch.rows.len(), &columns, &products);
         Ok(())
     }
 
     /// Opens the scores of a frozen batch: the label holder's own are added to the sum of all others'.
     ///
-    /// `ciphertexts` are those of the freeze's members, in order.
+    /// `ciphertexts` are those of the freeze's members, in order, [uncovered](Self::uncover).
     ///
     /// # Errors
     /// [`Code::Malformed`], blaming an authority whose key does not open.
@@ -439,7 +460,7 @@ impl Own<'_> {
         let spec = spec(self.manifest)?;
         let mut vectors = Zeroizing::new(Vec::new());
         for entry in passive(spec, roster) {
-            let pair = self.pair(roster, &entry.party)?;
+            let pair = self.pair_in(roster, &entry.party)?;
             let rho = self.context(label).vector_masks(&pair, residuals.len());
             let masked = residuals.iter().zip(rho.iter());
             vectors.extend(masked.map(|(u, mask)| u.cast_unsigned().wrapping_add(*mask)));
@@ -473,7 +494,8 @@ impl Own<'_> {
             .collect()
     }
 
-    /// The passive parties' masked gradients of a frozen batch.
+    /// The passive parties' masked gradients of a frozen batch, out of `ciphertexts` as for
+    /// [`Own::open`].
     ///
     /// # Errors
     /// [`Code::Malformed`], blaming an authority whose key does not open.

@@ -24,7 +24,7 @@ use rand_core::{Rng, SeedableRng};
 use serde::de::DeserializeOwned;
 
 use super::aggregator::{self, AggregatorJob, Intersect};
-use super::align::{self, Next, Tags};
+use super::align::{self, AlignedRows, Next, Tags};
 use super::authority::{AuthorityJob, EvaluateBatch};
 use super::linear::{FEATURE_BITS, Features, Targets, Weights, residuals};
 use super::messages::{BatchFields, BatchPurpose, Evaluate, PartyView, VerticalMessage};
@@ -36,7 +36,7 @@ use crate::job::{
     AuthorityKey, Deadlines, JobPackage, MANIFEST_VERSION, Manifest, Minima, Privacy, RosterEntry,
 };
 use crate::machine::{Context, Output, Peer};
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::round::aggregator::Outcome;
 use crate::round::messages::{BulkRef, Join, Message, SubmitHeader};
 use crate::wire::{Name, Signed, decode, encode};
@@ -457,6 +457,16 @@ impl World {
                 .unwrap_or_else(|bug| panic!("{bug}")),
         };
         let (job, outputs) = done;
+        // Nothing that comes later changes this answer; others may be to a message repeated late.
+        let below_floor = outputs.iter().find_map(|output| match output {
+            Output::Reject(refusal) if refusal.code == Code::BelowFloor => Some(refusal.clone()),
+            _ => None,
+        });
+        if let Some(refusal) = below_floor {
+            let by = authority.name.clone();
+            let _ = self.aggregator_event(aggregator::Event::Refused { by, refusal });
+            return None;
+        }
         if self.percent(self.plan.faults.crash / 2) {
             return None;
         }
@@ -555,10 +565,11 @@ impl World {
         let manifest = self.manifest.clone();
         let fail = |e: Refusal| -> ! { panic!("party {index}: {e}") };
         match work {
-            PartyWork::EncryptFeatures { label, nonce } => {
+            PartyWork::EncryptFeatures { label, nonce, holder } => {
                 let Some(party) = self.parties.get_mut(index) else { return };
                 let own = Own { me: &party.name, identity: &party.identity, manifest: &manifest };
-                let words = own.encrypt_features(&party.entry, label, nonce, &party.features);
+                let keys = (&party.entry, &holder);
+                let words = own.encrypt_features(keys, (label, nonce), &party.features);
                 let words = words.unwrap_or_else(|e| fail(e));
                 let root = hash_parts("test", &[&words]);
                 let ciphertext = BulkRef { len: words.len() as u64, root };
@@ -664,11 +675,16 @@ impl World {
         rows: &[u32],
     ) -> Vec<Vec<u8>> {
         let frozen = freeze.peek().unwrap_or_else(|e| panic!("{e}"));
+        let epoch = frozen.epoch.peek().unwrap_or_else(|e| panic!("{e}"));
+        let Some(holder) = self.parties.first() else { unreachable!("the label holder") };
+        let own = Own { me: &holder.name, identity: &holder.identity, manifest: &self.manifest };
         let upload = |header: &Signed<SubmitHeader>| {
             let header = header.peek().unwrap_or_else(|e| panic!("{e}"));
             let party = self.parties.iter().find(|party| party.name == header.party);
             let bytes = party.and_then(|party| party.uploads.get(&header.label)).cloned();
-            (header, bytes.unwrap_or_default())
+            let mut bytes = bytes.unwrap_or_default();
+            own.uncover(&epoch.roster, &header, (0, &mut bytes)).unwrap_or_else(|e| panic!("{e}"));
+            (header, bytes)
         };
         let members = frozen.members.iter().map(upload);
         if frozen.features.is_empty() || fields.purpose == BatchPurpose::Score {
@@ -781,7 +797,8 @@ impl World {
                 let count = u32::try_from(rows.len()).unwrap_or(0);
                 let minima = Minima::default();
                 let entry = party.entry.clone();
-                let joined = PartyJob::join(&cx, entry, &minima, package, (count, root), trained);
+                let aligned = AlignedRows { count, order: root, holder: tags.holder };
+                let joined = PartyJob::join(&cx, entry, &minima, package, aligned, trained);
                 let (machine, _) = joined.unwrap_or_else(|refusal| panic!("not joined: {refusal}"));
                 party.machine = Some(encode(&machine));
             }
@@ -884,29 +901,29 @@ impl World {
 
     fn announce(&mut self, index: usize) {
         let Some(party) = self.parties.get(index) else { return };
-        let certificates = self
-            .authorities
-            .iter()
-            .map(|authority| {
-                let certificate = Enrolled {
-                    authority: authority.name.clone(),
-                    verify: authority.identity.verify_key(),
-                    exchange: authority.identity.exchange_key(),
-                    authority_epoch: 1,
-                    tenant: self.manifest.tenant.clone(),
-                    entry: party.entry.clone(),
-                };
-                Signed::sign(certificate, &authority.identity).signed().clone()
-            })
-            .collect();
-        let join =
-            Join { manifest: self.manifest.hash(), entry: party.entry.clone(), certificates };
-        let join = join.signed(&party.identity);
+        let join = self.join(&party.entry, &party.identity);
         let ready = party.machine.as_deref().map(|m| load::<PartyJob>(m).ready().signed().clone());
         self.send(Parcel::ToAggregator(join));
         if let Some(ready) = ready {
             self.send(Parcel::ToAggregator(Message::Vertical(VerticalMessage::Ready(ready))));
         }
+    }
+
+    /// The request of a party with these keys, certified by all authorities.
+    fn join(&self, entry: &RosterEntry, identity: &Identity) -> Message {
+        let certificates = self.authorities.iter().map(|authority| {
+            let certificate = Enrolled {
+                authority: authority.name.clone(),
+                verify: authority.identity.verify_key(),
+                exchange: authority.identity.exchange_key(),
+                authority_epoch: 1,
+                tenant: self.manifest.tenant.clone(),
+                entry: entry.clone(),
+            };
+            Signed::sign(certificate, &authority.identity).signed().clone()
+        });
+        let (manifest, entry) = (self.manifest.hash(), entry.clone());
+        Join { manifest, entry, certificates: certificates.collect() }.signed(identity)
     }
 
     fn deliver(&mut self) {
@@ -1127,6 +1144,34 @@ pub fn refusal_of_other_rows(seed: u64, plan: Plan) -> Refusal {
     let me = Own { me: &passive.name, identity: &passive.identity, manifest: &world.manifest };
     assert!(me.order((&epoch, &open), &commits, &shares(&right), None).is_ok());
     me.order((&epoch, &open), &commits, &shares(&other), None).unwrap_err()
+}
+
+/// The aggregator's refusal of a passive party that comes back with other keys once its features are
+/// stored under the old ones.
+///
+/// # Panics
+/// When the aggregator takes it, or no features are stored within the steps.
+#[must_use]
+pub fn refusal_of_rotated_keys(seed: u64, plan: Plan) -> Refusal {
+    let mut world = World::new(seed, plan);
+    for _ in 0..100_000 {
+        world.step();
+        if world.job().status().opened > 0 {
+            break;
+        }
+    }
+    assert!(world.job().status().opened > 0, "no batch was opened");
+    let identity = Identity::generate(&mut world.rng);
+    let [_, party, ..] = world.parties.as_slice() else { panic!("two parties") };
+    let entry = RosterEntry {
+        party: party.name.clone(),
+        epoch: party.entry.epoch + 1,
+        verify: identity.verify_key(),
+        exchange: identity.exchange_key(),
+    };
+    let join = Box::new(world.join(&entry, &identity));
+    let refusal = world.aggregator_event(aggregator::Event::Message(join));
+    refusal.unwrap_or_else(|| panic!("the aggregator took other keys"))
 }
 
 /// Runs one job to its end.

@@ -20,7 +20,7 @@ use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{Label, Nonce, PadSuite, Ring};
 use quorate_protocols::enrol::Enrolled;
 use quorate_protocols::fedv::aggregator::{self, AggregatorJob, AggregatorOutput};
-use quorate_protocols::fedv::align::{self, Next};
+use quorate_protocols::fedv::align::{self, AlignedRows, Next};
 use quorate_protocols::fedv::authority::AuthorityJob;
 use quorate_protocols::fedv::linear::{Features, Targets, Weights};
 use quorate_protocols::fedv::messages::{
@@ -34,7 +34,7 @@ use quorate_protocols::job::{
 };
 use quorate_protocols::machine::{Context, Output, Peer};
 use quorate_protocols::round::aggregator::Outcome;
-use quorate_protocols::round::messages::{BulkRef, Join, Message};
+use quorate_protocols::round::messages::{BulkRef, Join, Message, SubmitHeader};
 use quorate_protocols::wire::{Name, Signed, decode, encode};
 use quorate_protocols::workload::{VerticalSpec, Workload};
 use rand_chacha::ChaCha20Rng;
@@ -140,6 +140,8 @@ struct Block {
 /// What the label holder read in the batch in hand.
 struct Opening {
     label: Label,
+    /// Uncovered.
+    uploads: Vec<Vec<u8>>,
     residuals: Secret<Vec<i64>>,
 }
 
@@ -155,6 +157,8 @@ struct Member {
     order: Option<(Hash, Arc<Order>)>,
     block: Option<Block>,
     opening: Option<Opening>,
+    /// Others' stored features, uncovered, at the label holder.
+    stored: BTreeMap<Name, Vec<u8>>,
     upload: Option<Vec<u8>>,
     sent: HashSet<Hash>,
     /// CPU time spent on making rows, which is none of the protocol's.
@@ -305,6 +309,7 @@ impl<'a> LocalJob<'a> {
                 order: None,
                 block: None,
                 opening: None,
+                stored: BTreeMap::new(),
                 upload: None,
                 sent: HashSet::new(),
                 rows_ns: 0,
@@ -607,7 +612,7 @@ impl<'a> LocalJob<'a> {
                 let header = align::tags_header(&own, &member.entry, next.label, nonce, tags);
                 Ok(vec![Message::Submit(header).to_wire()])
             }
-            Next::Align(..) => {
+            Next::Align(tags, _) => {
                 let order = hash_parts("bench order", &[&self.manifest.hash().0]);
                 let holder = at == 0;
                 let trained = if holder { self.trained.clone() } else { Vec::new() };
@@ -616,7 +621,8 @@ impl<'a> LocalJob<'a> {
                     None => &mut self.holder,
                 };
                 let cx = Context { now_ms: 0, identity: &member.identity, rng: &mut member.rng };
-                let (entry, rows) = (member.entry.clone(), (self.count, order));
+                let entry = member.entry.clone();
+                let rows = AlignedRows { count: self.count, order, holder: tags.holder };
                 let minima = Minima::default();
                 let (machine, _) =
                     PartyJob::join(&cx, entry, &minima, package.clone(), rows, trained)?;
@@ -771,11 +777,11 @@ impl Member {
         read: &mut usize,
     ) -> anyhow::Result<party::Event> {
         let manifest = desk.manifest;
-        if let PartyWork::EncryptFeatures { label, nonce } = work {
+        if let PartyWork::EncryptFeatures { label, nonce, holder } = work {
             let rows: Vec<u32> = (0..desk.rows_count).collect();
             let features = desk.rows.features(self.at, &rows);
             let own = Own { me: &self.name, identity: &self.identity, manifest };
-            let words = own.encrypt_features(&self.entry, label, nonce, &features)?;
+            let words = own.encrypt_features((&self.entry, &holder), (label, nonce), &features)?;
             let ciphertext = bulk(&words);
             self.upload = Some(words);
             return Ok(party::Event::Encrypted { label, ciphertext });
@@ -788,7 +794,7 @@ impl Member {
             PartyWork::EncryptFeatures { .. } => bail!("features were encrypted above"),
         };
         let open = self.prepare(desk, epoch, &fields)?;
-        let Self { name, identity, block, weights, opening, order, .. } = self;
+        let Self { name, identity, block, weights, opening, order, stored, .. } = self;
         let own = Own { me: name, identity, manifest };
         let block = block.as_ref().context("no rows")?;
         let label = fields.label(manifest);
@@ -809,7 +815,8 @@ impl Member {
                 party::Event::Applied { label }
             }
             PartyWork::Open { freeze, keys, .. } => {
-                let parts = fetch(desk, &freeze, read)?;
+                let uploads = fetch(desk, (&own, &open.roster), &freeze, read)?;
+                let parts: Vec<&[u8]> = uploads.iter().map(Vec::as_slice).collect();
                 let scores = own.open(&batch, (&block.features, &*weights), &parts, &keys)?;
                 let targets = block.targets.as_ref().context("no targets")?;
                 let residuals = own.residuals(&batch, targets, &scores)?;
@@ -818,17 +825,20 @@ impl Member {
                 let rows = order.rows(fields.counter).context("no such batch in the order")?;
                 let named = Batch { rows, ..batch };
                 let asks = own.product_asks(&open.roster, &named, &residuals)?;
-                *opening = Some(Opening { label, residuals: Secret::new(residuals.to_vec()) });
+                let residuals = Secret::new(residuals.to_vec());
+                *opening = Some(Opening { label, uploads, residuals });
                 party::Event::Opened { label, asks }
             }
             PartyWork::Combine { freeze, product_keys, .. } => {
                 let known = opening.as_ref().filter(|opening| opening.label == label);
-                let residuals = &known.context("not opened")?.residuals.expose();
+                let Opening { uploads, residuals, .. } = known.context("not opened")?;
+                let residuals = residuals.expose();
                 let frozen = freeze.peek()?;
                 let batch_open = frozen.open.peek()?;
                 let (_, order) = order.as_ref().context("no order")?;
                 let rows = order.rows(fields.counter).context("no such batch in the order")?;
-                let whole = with_features(desk, &frozen, &fields, rows)?;
+                uncover_stored(desk, (&own, &open.roster), &frozen, stored)?;
+                let whole = with_features(desk, uploads, stored, &frozen, &fields, rows)?;
                 let parts: Vec<&[u8]> = whole.iter().map(AsRef::as_ref).collect();
                 let pair = (&batch_open, &frozen);
                 let gradients = own.gradients(&open, pair, &parts, residuals, &product_keys)?;
@@ -879,46 +889,63 @@ impl Member {
     }
 }
 
-/// The ciphertexts of a frozen batch, checked as they are fetched.
-fn fetch<'a>(
-    desk: Desk<'a>,
+/// The ciphertexts of a frozen batch, checked as they are fetched and uncovered.
+fn fetch(
+    desk: Desk<'_>,
+    (own, roster): (&Own<'_>, &[RosterEntry]),
     freeze: &Signed<BatchFreeze>,
     read: &mut usize,
-) -> anyhow::Result<Vec<&'a [u8]>> {
+) -> anyhow::Result<Vec<Vec<u8>>> {
     let frozen = freeze.peek()?;
-    let parts = members(desk, &frozen)?;
-    for (header, words) in frozen.members.iter().zip(&parts) {
-        ensure!(bulk(words) == header.peek()?.ciphertext, "another ciphertext than frozen");
+    let mut parts = Vec::with_capacity(frozen.members.len());
+    for header in &frozen.members {
+        let header = header.peek()?;
+        let mut words = desk.uploads.get(&header.party).context("a ciphertext is missing")?.clone();
+        ensure!(bulk(&words) == header.ciphertext, "another ciphertext than frozen");
         *read += words.len() + 32 * words.len().div_ceil(CHUNK_BYTES);
+        own.uncover(roster, &header, (0, &mut words))?;
+        parts.push(words);
     }
     Ok(parts)
 }
 
-fn members<'a>(desk: Desk<'a>, frozen: &BatchFreeze) -> anyhow::Result<Vec<&'a [u8]>> {
-    let part = |header: &Signed<_>| -> anyhow::Result<&'a [u8]> {
-        let header: quorate_protocols::round::messages::SubmitHeader = header.peek()?;
-        Ok(desk.uploads.get(&header.party).context("a ciphertext is missing")?)
-    };
-    frozen.members.iter().map(part).collect()
+/// Features that were sent once are uncovered once.
+fn uncover_stored(
+    desk: Desk<'_>,
+    (own, roster): (&Own<'_>, &[RosterEntry]),
+    frozen: &BatchFreeze,
+    stored: &mut BTreeMap<Name, Vec<u8>>,
+) -> anyhow::Result<()> {
+    for header in &frozen.features {
+        let header = header.peek()?;
+        if !stored.contains_key(&header.party) {
+            let words = desk.stored.get(&header.party).context("no stored features")?;
+            let mut words = words.clone();
+            own.uncover(roster, &header, (0, &mut words))?;
+            stored.insert(header.party, words);
+        }
+    }
+    Ok(())
 }
 
 /// The ciphertexts of a frozen batch, with the batch's rows of features that were sent once.
 fn with_features<'a>(
-    desk: Desk<'a>,
+    desk: Desk<'_>,
+    uploads: &'a [Vec<u8>],
+    stored: &BTreeMap<Name, Vec<u8>>,
     frozen: &BatchFreeze,
     fields: &BatchFields,
     rows: &[u32],
 ) -> anyhow::Result<Vec<Cow<'a, [u8]>>> {
-    let parts = members(desk, frozen)?;
     if frozen.features.is_empty() {
-        return Ok(parts.into_iter().map(Cow::Borrowed).collect());
+        return Ok(uploads.iter().map(|words| Cow::Borrowed(words.as_slice())).collect());
     }
-    let whole = |(upload, header): (&[u8], &Signed<_>)| {
-        let header: quorate_protocols::round::messages::SubmitHeader = header.peek()?;
-        let stored = desk.stored.get(&header.party).context("no stored features")?;
-        let shape = shape_of(spec(desk.manifest)?, fields, &header.party, upload.len() as u64)?;
+    let whole = |(upload, header): (&Vec<u8>, &Signed<SubmitHeader>)| {
+        let party = header.peek()?.party;
+        let stored = stored.get(&party).context("no stored features")?;
+        let shape = shape_of(spec(desk.manifest)?, fields, &party, upload.len() as u64)?;
         let features = stored_rows(&shape, stored, rows)?;
         Ok(Cow::Owned(with_stored(&shape, upload, &features)?))
     };
-    parts.into_iter().zip(&frozen.features).map(whole).collect()
+    uploads.iter().zip(&frozen.features).map(whole).collect()
 }
