@@ -790,8 +790,9 @@ fn a_label_holder_that_sends_false_gradients_reads_a_column() {
         own(1).iter().zip(own(2).iter()).map(|(a, b)| a + b).collect()
     };
     let before = scores(&weights);
-    // The step of this coordinate is learning rate x product / rows: a weight that moves by -1.
-    let step = (rows as f64 / spec.learning_rate * super::linear::PRODUCT_ONE) as i64;
+    // The step is learning rate x product / rows, products have scale 2^32: this weight moves by -1.
+    assert_eq!(rows as f64 / spec.learning_rate, 256.0);
+    let step = 256i64 << 32;
     for (party, mut products) in [(1, [0; 3].to_vec()), (2, [0; 4].to_vec())] {
         if party == 2 {
             products[1] = step;

@@ -39,7 +39,7 @@ const FEATURE_ONE: f64 = (1u64 << FEATURE_BITS) as f64;
 const WEIGHT_ONE: f64 = (1u64 << WEIGHT_BITS) as f64;
 const RESIDUAL_ONE: f64 = (1u64 << RESIDUAL_BITS) as f64;
 const SCORE_ONE: f64 = FEATURE_ONE * WEIGHT_ONE;
-pub(super) const PRODUCT_ONE: f64 = FEATURE_ONE * RESIDUAL_ONE;
+const PRODUCT_ONE: f64 = FEATURE_ONE * RESIDUAL_ONE;
 
 /// A real number at scale `one`, clamped to `clip`, rounded half to even.
 fn fixed(value: f64, one: f64, clip: f64) -> i64 {

@@ -6,6 +6,7 @@
 //! order from the start. Passive parties work at the same time, on a thread each.
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -918,11 +919,11 @@ fn uncover_stored(
 ) -> anyhow::Result<()> {
     for header in &frozen.features {
         let header = header.peek()?;
-        if !stored.contains_key(&header.party) {
+        if let Entry::Vacant(place) = stored.entry(header.party.clone()) {
             let words = desk.stored.get(&header.party).context("no stored features")?;
             let mut words = words.clone();
             own.uncover(roster, &header, (0, &mut words))?;
-            stored.insert(header.party, words);
+            place.insert(words);
         }
     }
     Ok(())
