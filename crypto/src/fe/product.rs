@@ -29,7 +29,8 @@
 //! plus uniform masks, that is nothing; v is uniform for whoever does not know rho. One key of each
 //! kind per (party, label): two product keys of one label show the difference of their products.
 //! The label holder and all authorities together open everything, as in every scheme of this family;
-//! all authorities without it do not, thanks to the cover; p and an authority together learn u.
+//! all authorities without it do not, thanks to the cover, if p knows the label holder's true key; p and
+//! an authority together learn u.
 
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -134,9 +135,12 @@ impl ProductContext {
         self.stream(b"quorate/product-pad/1", keyed.key, &keyed.nonce.0)
     }
 
-    /// Encrypts in place: adds the pad of every key to `words`, little-endian words laid out as
-    /// [`ProductShape`] says. The keys are those shared with the authorities and, for the cover, with the
-    /// label holder.
+    fn cover_of(&self, keyed: &KeyedNonce<'_>) -> Keystream {
+        self.stream(b"quorate/product-cover/1", keyed.key, &keyed.nonce.0)
+    }
+
+    /// Encrypts in place: adds the pad of every authority to `words`, little-endian words laid out as
+    /// [`ProductShape`] says.
     ///
     /// # Errors
     /// [`SchemeError::Length`] when the bytes are no whole words, [`SchemeError::Keys`] without a key,
@@ -159,8 +163,20 @@ impl ProductContext {
         })
     }
 
-    /// Takes the pad of one key off a part of a ciphertext that begins at byte `at`: the cover, by the
-    /// label holder.
+    /// Adds the cover, from the key shared with the label holder, to a ciphertext.
+    ///
+    /// # Errors
+    /// As [`ProductContext::seal`].
+    pub fn cover(&self, keyed: &KeyedNonce<'_>, words: &mut [u8]) -> Result<(), SchemeError> {
+        check(words.len() % WORD, 0)?;
+        let mut stream = [self.cover_of(keyed)];
+        Scratch::default().add_pads(&mut stream, Ring::Z64, 0, words).map_err(|_| {
+            words.fill(0);
+            LONG
+        })
+    }
+
+    /// Takes the cover off a part of a ciphertext that begins at byte `at`.
     ///
     /// # Errors
     /// [`SchemeError::Length`] when the bytes are no whole words, [`SchemeError::Shape`] when they are past
@@ -172,7 +188,7 @@ impl ProductContext {
         words: &mut [u8],
     ) -> Result<(), SchemeError> {
         check(words.len() % WORD, 0)?;
-        let mut stream = self.pad(keyed);
+        let mut stream = self.cover_of(keyed);
         stream.seek(at).map_err(|_| LONG)?;
         let mut pad = Zeroizing::new([0u8; BLOCK_BYTES]);
         for block in words.chunks_mut(BLOCK_BYTES) {
@@ -543,8 +559,15 @@ mod tests {
         let cover = KeyedNonce { key: &pair, nonce };
         let (mut plain, mut covered) = (bytes(&words), bytes(&words));
         context.seal(&[bare], &mut plain).unwrap();
-        context.seal(&[bare, cover], &mut covered).unwrap();
+        context.seal(&[bare], &mut covered).unwrap();
+        context.cover(&cover, &mut covered).unwrap();
         assert_ne!(plain, covered);
+        // A cover is no pad, should one key ever have both uses.
+        let mut twice = bytes(&words);
+        context.seal(&[bare, bare], &mut twice).unwrap();
+        let mut both = plain.clone();
+        context.cover(&bare, &mut both).unwrap();
+        assert_ne!(twice, both);
         let off = |context: ProductContext, keyed: KeyedNonce<'_>| {
             let mut words = covered.clone();
             // In two parts, the second from the middle of a block of the generator.
@@ -559,6 +582,7 @@ mod tests {
         let other = ProductContext { label: Label([6; 32]), ..context };
         assert_ne!(off(other, cover), plain);
         assert!(context.uncover(&cover, 0, &mut [0; 9]).is_err());
+        assert!(context.cover(&cover, &mut [0; 9]).is_err());
     }
 
     /// Features sent once open in every batch to what those sent with the batch do.

@@ -998,7 +998,12 @@ fn exchange(data: &Data, mut weights: Vec<Weights>, number: u64) -> Exchange {
                 let peer = &roster[i].exchange;
                 let key = authority_pair(identity, peer, &manifest, by, &roster[i]).unwrap();
                 let keyed = KeyedNonce { key: &key, nonce: nonces[i] };
-                context.uncover(&keyed, 0, &mut words).unwrap();
+                let mut pad = vec![0; words.len()];
+                context.seal(&[keyed], &mut pad).unwrap();
+                for (word, pad) in words.chunks_mut(WORD).zip(words_of(&pad)) {
+                    let without = words_of(word)[0].wrapping_sub(pad);
+                    word.copy_from_slice(&without.to_le_bytes());
+                }
             }
             words
         })

@@ -84,8 +84,8 @@ pub struct AuthorityJob {
     approval: Verified<Approval>,
     issued: Option<Issued>,
     shown: Shown,
-    /// Passive parties that still had columns in the last batch trained on.
-    with_columns: Option<u32>,
+    /// Passive parties that had columns in the last batch they were in.
+    with_columns: BTreeSet<Name>,
     /// The features that each party stored: one upload for the whole job.
     stored: BTreeMap<Name, Hash>,
     evaluations: BTreeMap<Name, Evaluations>,
@@ -116,7 +116,7 @@ impl AuthorityJob {
             approval,
             issued: None,
             shown: Shown::default(),
-            with_columns: None,
+            with_columns: BTreeSet::new(),
             stored: BTreeMap::new(),
             evaluations: BTreeMap::new(),
         };
@@ -274,6 +274,7 @@ impl AuthorityJob {
         }
         let shown = self.shown.with(&self.manifest, &epoch.roster)?;
         let with_columns = self.with_columns(&open.fields, &members)?;
+        shown.check_columns(&self.manifest, &with_columns)?;
         let before = match open.fields.counter.checked_sub(1) {
             None => Some(epoch.hash()),
             Some(before) => self
@@ -300,37 +301,27 @@ impl AuthorityJob {
         self.stored.extend(stored.map(|header| (header.party.clone(), header.hash())));
         self.issued = Some(issued);
         self.shown = shown;
-        self.with_columns = Some(with_columns);
+        self.with_columns = with_columns;
         Ok(vec![Output::Log(fact), reply(Message::Vertical(VerticalMessage::ScoreKey(key)))])
     }
 
-    /// Members with columns left: one whose columns feature selection dropped adds nothing to the score,
-    /// and stands behind nobody's. In a batch that is only scored they are those of the last one trained on.
+    /// Passive parties with columns, as far as their last uploads say, once these members' are known.
     fn with_columns(
         &self,
         fields: &BatchFields,
         members: &[Verified<SubmitHeader>],
-    ) -> Result<u32, Refusal> {
+    ) -> Result<BTreeSet<Name>, Refusal> {
         let spec = spec(&self.manifest)?;
-        let mut count = 0u32;
+        let mut with_columns = self.with_columns.clone();
         for header in members {
             let shape = shape_of(spec, fields, &header.party, header.ciphertext.len)?;
-            count = count.saturating_add(u32::from(shape.columns > 0));
+            if shape.columns > 0 {
+                with_columns.insert(header.party.clone());
+            } else {
+                with_columns.remove(&header.party);
+            }
         }
-        if fields.purpose == BatchPurpose::Score {
-            count = self.with_columns.unwrap_or(u32::MAX);
-        }
-        let least = self.manifest.k_min.saturating_add(self.manifest.colluders);
-        if !spec.lone_changes && count < least {
-            return Err(Refusal::new(
-                Code::BelowFloor,
-                format!(
-                    "feature selection left columns to {count} passive parties, and {least} are to stand \
-                     behind every score: lower selection in a new job, or allow lone_changes"
-                ),
-            ));
-        }
-        Ok(count)
+        Ok(with_columns)
     }
 
     /// The keys shared with the members of a batch, in order.

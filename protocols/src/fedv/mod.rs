@@ -14,7 +14,7 @@
 //! Before the first batch the parties find their common rows ([`align`]).
 //!
 //! A batch: each passive party p uploads its scores z_p = X_p w_p, its features X_p and fresh masks,
-//! all under pads ([`product`]). When all are there, every
+//! all under pads and a cover ([`product`]). When all are there, every
 //! authority seals its score key to the label holder L, who opens z = sum_p z_p + z_L, computes the
 //! residuals u, adds label noise, and asks every authority for the products with v_p = u + rho_p, where
 //! rho_p is a keystream that L shares with p. L opens <v_p, x_j> + m_pj and sends it, sealed, to p, who
@@ -38,7 +38,7 @@
 //! here; V3 label recomputed, epoch and batch within the job; V4 roster sorted, enrolled, in the manifest,
 //! with the label holder and at least k_min + c passive parties; V5 every passive party of the roster is
 //! in, each once; V6 the batch is later than every one before, its epoch differs from those before in
-//! no passive party or in k_min + c at least, and as many still have columns. Before a product key: V7 the ask is
+//! no passive party or in k_min + c at least that still have columns. Before a product key: V7 the ask is
 //! signed by the label holder of that batch; V8 it is the only one of the label. Party: V9 the aggregator's
 //! signature, the job's epoch, order and roster, its own keys in it; V10 every contribution is the one
 //! committed to; V11 the batch is the next of the epoch, its permutation the one mixed; V12 one
@@ -126,12 +126,13 @@ pub const CARD: Card = Card {
               per party and batch, no traffic between parties",
     leakage: "see the label holder's line; a label holder that sends false gradients learns from the next \
               scores a passive party's features; a job that allows lone changes shows the label holder about \
-              the scores of a party that an epoch is without, or that feature selection leaves alone; with the label noise off a passive party learns labels from its \
+              the scores of a party that an epoch is without, and those of one that feature selection leaves \
+              alone; with the label noise off a passive party learns labels from its \
               gradients, of small batches from the first on",
     assumptions: &[
         "the label holder and at least one authority do not collude",
-        "the services name the label holder's enrolled keys to passive parties: if the aggregator and all \
-         authorities lie about them together, they read what is covered for them",
+        "the aggregator names all parties' enrolled keys: parties do not check them, so one that names others \
+         reads what is sealed or covered for these, as far as all authorities collude with it",
         "no passive party colludes with an authority: together they read the residuals",
         "at least k_min passive parties behind every opened score are honest",
         "parties follow the protocol: a false feature, score or gradient is not detected",
@@ -245,15 +246,14 @@ pub fn shape_of(
         ProductShape { rows: fields.rows as usize, columns: 0, outputs: spec.outputs() };
     let bytes = usize::try_from(bytes).map_err(|_| wrong())?;
     let rest = bytes.checked_sub(shape.score_bytes()).ok_or_else(wrong)?;
-    // Stored features are not sent again.
-    let sent = if spec.static_features { 0 } else { shape.rows };
+    // Stored features are not sent again, and those of rows that are only scored not at all.
+    let scored = fields.purpose == BatchPurpose::Score;
+    let sent = if spec.static_features || scored { 0 } else { shape.rows };
     let column = sent.saturating_add(shape.outputs).saturating_mul(WORD);
     let columns = rest.checked_div(column).unwrap_or(0);
-    let all = !spec.static_features
-        || fields.purpose == BatchPurpose::Score
-        || columns as u64 == features;
+    let all = !spec.static_features || columns as u64 == features;
     let whole = columns.saturating_mul(column) == rest && columns as u64 <= features && all;
-    if !whole || (fields.purpose == BatchPurpose::Score && columns != 0) {
+    if !whole {
         return Err(wrong());
     }
     shape.columns = columns;
@@ -297,7 +297,8 @@ impl Shown {
         groups.push(rest);
         groups.retain(|group| !group.is_empty());
         let least = manifest.k_min.saturating_add(manifest.colluders) as usize;
-        if !spec.lone_changes && groups.iter().any(|group| group.len() < least) {
+        let shown = Self { groups };
+        if !spec.lone_changes && shown.groups.iter().any(|group| group.len() < least) {
             return Err(Refusal::new(
                 Code::BelowFloor,
                 format!(
@@ -307,7 +308,32 @@ impl Shown {
             )
             .blaming(Culprit::Aggregator));
         }
-        Ok(Self { groups })
+        Ok(shown)
+    }
+
+    /// Whether no combination of the opened sums tells of fewer than k_min + c parties that have columns: a
+    /// party whose columns feature selection dropped adds nothing to a sum, and hides nobody.
+    ///
+    /// # Errors
+    /// [`Code::BelowFloor`], unless the job allows lone changes.
+    pub(crate) fn check_columns(
+        &self,
+        manifest: &Manifest,
+        with_columns: &BTreeSet<Name>,
+    ) -> Result<(), Refusal> {
+        let least = manifest.k_min.saturating_add(manifest.colluders) as usize;
+        let lone =
+            |group: &BTreeSet<Name>| (1..least).contains(&group.intersection(with_columns).count());
+        if spec(manifest)?.lone_changes || !self.groups.iter().any(lone) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::BelowFloor,
+            format!(
+                "feature selection left columns to fewer than {least} of the passive parties that these \
+                 scores would tell of: lower selection in a new job, or allow lone_changes"
+            ),
+        ))
     }
 }
 

@@ -136,6 +136,34 @@ fn combinations_of_epochs_show_no_lone_party() {
     assert!(lone.with(&manifest, &roster(&[1, 2, 3])).is_ok());
 }
 
+/// Parties without columns hide nobody: the sets that sums tell of count those that have some.
+#[test]
+fn parties_without_columns_hide_nobody() {
+    let base = plan(VerticalModel::Svm, 2, &[1, 1, 1, 1, 1]);
+    let (manifest, parties) = job(1, Plan { lone_changes: false, ..base.clone() });
+    let roster = |members: &[usize]| -> Vec<_> {
+        [0].iter().chain(members).map(|i: &usize| parties[*i].clone()).collect()
+    };
+    let names = |members: &[usize]| -> BTreeSet<Name> {
+        members.iter().map(|i| parties[*i].party.clone()).collect()
+    };
+    let all = Shown::default().with(&manifest, &roster(&[1, 2, 3, 4])).unwrap();
+    // All four were in, 2 has no columns left: three stand behind the scores.
+    assert_eq!(all.check_columns(&manifest, &names(&[1, 3, 4])), Ok(()));
+    // One alone; nobody at all, whose scores are zero.
+    let refusal = all.check_columns(&manifest, &names(&[3])).unwrap_err();
+    assert_eq!((refusal.code, refusal.culprits), (Code::BelowFloor, Vec::new()));
+    assert_eq!(all.check_columns(&manifest, &names(&[])), Ok(()));
+    // Then an epoch, or the rows to be scored, over 1 and 2 alone, or over the two others: what differs is 1.
+    for later in [&[1, 2][..], &[3, 4]] {
+        let shown = all.with(&manifest, &roster(later)).unwrap();
+        assert!(shown.check_columns(&manifest, &names(&[1, 3, 4])).is_err(), "{later:?}");
+        assert_eq!(shown.check_columns(&manifest, &names(&[1, 2, 3, 4])), Ok(()));
+    }
+    let (manifest, _) = job(1, base);
+    assert_eq!(all.check_columns(&manifest, &names(&[3])), Ok(()));
+}
+
 /// Features that were sent once give the same weights, with and without faults.
 #[test]
 fn stored_features_train_the_same_model() {

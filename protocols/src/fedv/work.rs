@@ -264,7 +264,7 @@ impl Own<'_> {
         let scores = weights.scores(features, batch.rows);
         let train = batch.fields.purpose == BatchPurpose::Train;
         let spec = spec(self.manifest)?;
-        let columns = if train { weights.kept(spec) } else { Vec::new() };
+        let columns = weights.kept(spec);
         let shape = ProductShape {
             rows: batch.rows.len(),
             columns: columns.len(),
@@ -272,14 +272,13 @@ impl Own<'_> {
         };
         let mut words = Vec::with_capacity(shape.train_bytes());
         scores.iter().for_each(|score| words.extend_from_slice(&score.to_le_bytes()));
-        if train {
-            if !spec.static_features {
-                features.write_columns(&columns, batch.rows, &mut words);
-            }
-            let seed = self.mask_seed(&batch.label, &nonce);
-            let masks = self.context(batch.label).product_masks(&seed, shape.products());
-            words.extend_from_slice(&word_bytes(&masks));
+        if train && !spec.static_features {
+            features.write_columns(&columns, batch.rows, &mut words);
         }
+        // Of rows that are only scored, too: the length says how many columns stand behind the scores.
+        let seed = self.mask_seed(&batch.label, &nonce);
+        let masks = self.context(batch.label).product_masks(&seed, shape.products());
+        words.extend_from_slice(&word_bytes(&masks));
         self.pad(keys, (batch.label, nonce), &mut words)?;
         Ok(words)
     }
@@ -323,13 +322,14 @@ impl Own<'_> {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()));
-        let cover = self.pair(holder, entry);
-        let sealed = keys.and_then(|mut keys| {
-            keys.push(cover?);
+        let sealed = keys.and_then(|keys| {
+            let cover = self.pair(holder, entry)?;
             let keyed: Vec<KeyedNonce<'_>> =
                 keys.iter().map(|key| KeyedNonce { key, nonce }).collect();
-            self.context(label)
+            let context = self.context(label);
+            context
                 .seal(&keyed, words)
+                .and_then(|()| context.cover(&KeyedNonce { key: &cover, nonce }, words))
                 .map_err(|e| Refusal::new(Code::Malformed, e.to_string()))
         });
         if sealed.is_err() {
