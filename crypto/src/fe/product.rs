@@ -29,7 +29,7 @@
 //! plus uniform masks, that is nothing; v is uniform for whoever does not know rho. One key of each
 //! kind per (party, label): two product keys of one label show the difference of their products.
 //! The label holder and all authorities together open everything, as in every scheme of this family;
-//! all authorities without it do not, thanks to the cover, if p knows the label holder's true key; p and
+//! all authorities without it do not, thanks to the cover, if p has the label holder's true key; p and
 //! an authority together learn u.
 
 use hkdf::Hkdf;

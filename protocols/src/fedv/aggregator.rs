@@ -29,6 +29,7 @@ use super::messages::{
 };
 use super::{Shown, batch_rows, check_features, check_header, features_label, passive, spec};
 use crate::checks::{Check, holds};
+use crate::enrol::Enrolled;
 use crate::job::{Approval, JobPackage, Manifest, RosterEntry, roster_root};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
 use crate::refusal::{Code, Culprit, Refusal};
@@ -80,6 +81,8 @@ pub enum Event {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Joined {
     entry: RosterEntry,
+    /// All authorities' of these keys.
+    certificates: Vec<Signed<Enrolled>>,
     active: bool,
     ready: Option<Verified<Ready>>,
     /// The features it stored, where a job has them sent once.
@@ -91,6 +94,8 @@ struct Joined {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Epoch {
     open: Verified<EpochOpen>,
+    /// Of all parties in the roster.
+    certificates: Vec<Signed<Enrolled>>,
     commits: BTreeMap<Name, Verified<Commit>>,
     /// By receiver, then sender.
     shares: BTreeMap<Name, BTreeMap<Name, Verified<SeedShare>>>,
@@ -497,12 +502,17 @@ impl AggregatorJob {
             return view;
         }
         view.epoch = Some(epoch.open.signed().clone());
-        // With its part in the first batch every party showed that it has stored the order.
+        // With its part in the first batch every party showed that it has stored the order. Who still aligns its
+        // rows needs all of the alignment.
         let begins = match &self.phase {
+            _ if view.common.is_some() => true,
             Phase::Collecting(batch) => batch.open.fields.counter == 0,
             Phase::Bound(bound) => bound.batch.open.fields.counter == 0,
             _ => true,
         };
+        if begins {
+            view.certificates.clone_from(&epoch.certificates);
+        }
         if epoch.committed() && begins {
             view.commits = epoch.signed_commits();
         }
@@ -664,6 +674,7 @@ impl AggregatorJob {
             _ => {
                 let joined = Joined {
                     entry: entry.clone(),
+                    certificates: join.certificates.clone(),
                     active: true,
                     ready: None,
                     features: None,
@@ -795,8 +806,15 @@ impl AggregatorJob {
         let fact = Fact::of(what, self.epoch, self.mix, note);
         let open = Signed::sign(open, cx.identity);
         let until_ms = cx.now_ms.saturating_add(self.manifest.deadlines.collect_ms);
+        let certificates = open
+            .roster
+            .iter()
+            .filter_map(|entry| self.parties.get(&entry.party))
+            .flat_map(|joined| joined.certificates.iter().cloned())
+            .collect();
         self.phase = Phase::Mixing(Epoch {
             open,
+            certificates,
             commits: BTreeMap::new(),
             shares: BTreeMap::new(),
             until_ms,

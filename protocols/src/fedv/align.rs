@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::messages::{PartyView, SeedShare, VerticalMessage};
 use super::party::check_commits;
 use super::work::Own;
-use super::{check_epoch, spec};
+use super::{check_certificates, check_epoch, spec};
 use crate::job::RosterEntry;
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::messages::{BulkRef, Message, SubmitHeader};
@@ -81,6 +81,7 @@ pub fn next(
     if !open.roster.contains(entry) {
         return Err(blame(Code::BadRoster, "this party's keys are not in the alignment's roster"));
     }
+    check_certificates(own.manifest, &open, &view.certificates)?;
     let epoch = open.hash();
     let commitment = Signed::sign(own.commitment(&epoch, identifiers), own.identity);
     let wrap = |message| Message::Vertical(message);

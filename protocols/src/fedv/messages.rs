@@ -11,6 +11,7 @@ use quorate_crypto::sum::Label;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use crate::enrol::Enrolled;
 use crate::job::{Manifest, RosterEntry};
 use crate::postcard_body;
 use crate::round::messages::{BulkRef, SubmitHeader};
@@ -322,6 +323,9 @@ pub enum VerticalMessage {
 pub struct PartyView {
     /// The open epoch, or the alignment until the party is ready.
     pub epoch: Option<Signed<EpochOpen>>,
+    /// Every authority's certificate of every party of the epoch, in roster order and for each party in
+    /// manifest order; empty after the first batch.
+    pub certificates: Vec<Signed<Enrolled>>,
     /// All commitments of the epoch, in roster order; empty before all are there, and after the first
     /// batch, by when every party has them.
     pub commits: Vec<Signed<Commit>>,

@@ -40,7 +40,7 @@
 //! in, each once; V6 the batch is later than every one before, its epoch differs from those before in
 //! no passive party or in k_min + c at least that still have columns. Before a product key: V7 the ask is
 //! signed by the label holder of that batch; V8 it is the only one of the label. Party: V9 the aggregator's
-//! signature, the job's epoch, order and roster, its own keys in it; V10 every contribution is the one
+//! signature, the job's epoch, order and roster, its own keys in it, all of them certified by all authorities; V10 every contribution is the one
 //! committed to; V11 the batch is the next of the epoch, its permutation the one mixed; V12 one
 //! plaintext per batch, one nonce per label.
 //!
@@ -80,9 +80,10 @@ use zeroize::Zeroizing;
 
 use crate::card::{Card, Guarantee};
 use crate::checks::{Check, holds};
+use crate::enrol::Enrolled;
 use crate::job::{Manifest, RosterEntry, roster_root};
 use crate::refusal::{Code, Culprit, Refusal};
-use crate::round::messages::SubmitHeader;
+use crate::round::messages::{SubmitHeader, certified};
 use crate::wire::{Name, Signed, Verified};
 use crate::workload::{Block, VerticalSpec, Workload};
 use messages::{BatchFields, BatchFreeze, BatchOpen, BatchPurpose, EpochOpen};
@@ -131,8 +132,7 @@ pub const CARD: Card = Card {
               gradients, of small batches from the first on",
     assumptions: &[
         "the label holder and at least one authority do not collude",
-        "the aggregator names all parties' enrolled keys: parties do not check them, so one that names others \
-         reads what is sealed or covered for these, as far as all authorities collude with it",
+        "at least one authority certifies no false keys of a party",
         "no passive party colludes with an authority: together they read the residuals",
         "at least k_min passive parties behind every opened score are honest",
         "parties follow the protocol: a false feature, score or gradient is not detected",
@@ -382,6 +382,27 @@ pub(crate) fn check_epoch(
         ));
     }
     Ok(open)
+}
+
+/// Every party of the roster has keys that all authorities certified (V9): whom others seal to and whose
+/// cover they put on is not the aggregator's word alone.
+pub(crate) fn check_certificates(
+    manifest: &Manifest,
+    open: &EpochOpen,
+    certificates: &[Signed<Enrolled>],
+) -> Result<(), Refusal> {
+    let each = manifest.authorities.len().max(1);
+    let right = certificates.len() == open.roster.len().saturating_mul(each)
+        && open
+            .roster
+            .iter()
+            .zip(certificates.chunks(each))
+            .all(|(entry, own)| certified(manifest, entry, own));
+    if holds(Check::Enrolled, right) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::BadRoster, "keys in the roster that not all authorities certified")
+        .blaming(Culprit::Aggregator))
 }
 
 /// Rows of a batch of an epoch, or `None` when the epoch has no such batch.

@@ -19,8 +19,12 @@ use super::messages::{
     trained_hash,
 };
 use super::work::Own;
-use super::{Shown, check_batch, check_epoch, check_members, check_stored, features_label, spec};
+use super::{
+    Shown, check_batch, check_certificates, check_epoch, check_members, check_stored,
+    features_label, spec,
+};
 use crate::checks::{Check, holds};
+use crate::enrol::Enrolled;
 use crate::job::{JobPackage, Manifest, Minima, RosterEntry};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
 use crate::refusal::{Code, Culprit, Refusal};
@@ -476,7 +480,7 @@ impl PartyJob {
             return Ok(outputs);
         };
         if self.epoch.as_ref().is_none_or(|current| current.open.signed() != epoch) {
-            self.enter(epoch)?;
+            self.enter(epoch, &view.certificates)?;
         }
         // A late look at an epoch that is over, or one at the next while this one is unfinished.
         if self.epoch.as_ref().is_none_or(|current| current.open.signed() != epoch) {
@@ -496,12 +500,18 @@ impl PartyJob {
     }
 
     /// V9: an epoch of this job, over this party's rows, with its own keys in the roster.
-    fn enter(&mut self, epoch: &Signed<EpochOpen>) -> Result<(), Refusal> {
+    fn enter(
+        &mut self,
+        epoch: &Signed<EpochOpen>,
+        certificates: &[Signed<Enrolled>],
+    ) -> Result<(), Refusal> {
         let open = check_epoch(self.manifest(), epoch)?;
-        // The alignment is shown until this party is known to be ready.
-        if open.align {
+        // The alignment is shown until this party is known to be ready; an epoch whose first batch is over
+        // began without it.
+        if open.align || certificates.is_empty() {
             return Ok(());
         }
+        check_certificates(self.manifest(), &open, certificates)?;
         let blame = |code, why: &str| Refusal::new(code, why).blaming(Culprit::Aggregator);
         let turn = |open: &EpochOpen| (open.epoch, open.mix);
         if let Some(current) = &self.epoch {

@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 
 use super::Shown;
-use super::sim::{Faults, Plan, job, refusal_of_other_rows, refusal_of_rotated_keys, run};
+use super::sim::{
+    Faults, Plan, job, refusal_of_other_rows, refusal_of_rotated_keys, refusals_of_other_keys, run,
+};
 use crate::refusal::{Code, Culprit};
 use crate::round::aggregator::Outcome;
 use crate::wire::Name;
@@ -178,6 +180,17 @@ fn stored_features_train_the_same_model() {
             assert_eq!(report.scores.0, report.scores.1);
             assert_eq!((report.opened, report.burned), (10, 0));
         }
+    }
+}
+
+/// What is sealed and covered for others is for keys that authorities certified, not for those that an
+/// aggregator makes up.
+#[test]
+fn parties_check_whose_keys_they_use() {
+    for refusal in refusals_of_other_keys(1, plan(VerticalModel::Svm, 2, &[2, 1, 3])) {
+        assert_eq!(refusal.code, Code::BadRoster, "{refusal}");
+        assert_eq!(refusal.culprits, [Culprit::Aggregator]);
+        assert!(refusal.detail.contains("certified"), "{refusal}");
     }
 }
 

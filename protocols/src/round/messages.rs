@@ -116,16 +116,8 @@ impl Join {
     /// # Errors
     /// [`Code::UnknownParty`].
     pub(crate) fn check(&self, manifest: &Manifest) -> Result<(), Refusal> {
-        let certified = self.manifest == manifest.hash()
-            && self.certificates.len() == manifest.authorities.len()
-            && manifest.authorities.iter().zip(&self.certificates).all(|(key, signed)| {
-                signed.verify(&key.verify).is_ok_and(|certificate| {
-                    certificate.authority == key.name
-                        && certificate.tenant == manifest.tenant
-                        && certificate.entry == self.entry
-                })
-            });
-        if certified {
+        let same = self.manifest == manifest.hash();
+        if same && certified(manifest, &self.entry, &self.certificates) {
             return Ok(());
         }
         Err(Refusal::new(
@@ -133,6 +125,23 @@ impl Join {
             "joining needs every authority's certificate of these keys; enrol first",
         ))
     }
+}
+
+/// Whether these are every authority's certificates of a party's keys for the tenant of this job, in
+/// manifest order.
+pub(crate) fn certified(
+    manifest: &Manifest,
+    entry: &RosterEntry,
+    certificates: &[Signed<Enrolled>],
+) -> bool {
+    certificates.len() == manifest.authorities.len()
+        && manifest.authorities.iter().zip(certificates).all(|(key, signed)| {
+            signed.verify(&key.verify).is_ok_and(|certificate| {
+                certificate.authority == key.name
+                    && certificate.tenant == manifest.tenant
+                    && certificate.entry == *entry
+            })
+        })
 }
 
 /// The aggregator opens an attempt of a round.

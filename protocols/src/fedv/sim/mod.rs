@@ -1146,6 +1146,56 @@ pub fn refusal_of_other_rows(seed: u64, plan: Plan) -> Refusal {
     me.order((&epoch, &open), &commits, &shares(&other), None).unwrap_err()
 }
 
+/// A party's refusals of an alignment, and of an epoch, in whose roster the aggregator gave the label holder
+/// keys of its own.
+///
+/// # Panics
+/// When the party accepts them, or none comes within the steps.
+#[must_use]
+pub fn refusals_of_other_keys(seed: u64, plan: Plan) -> [Refusal; 2] {
+    let mut world = World::new(seed, plan);
+    let other = Identity::generate(&mut world.rng);
+    let mut refusals = Vec::new();
+    for _ in 0..100_000 {
+        world.step();
+        let Some(party) = world.parties.get(1) else { unreachable!("a passive party") };
+        let mut view = world.job().view(&party.name);
+        let Some(open) = view.epoch.as_ref().and_then(|open| open.peek().ok()) else { continue };
+        let swapped = |open: &super::messages::EpochOpen| {
+            let mut open = open.clone();
+            open.roster[0].exchange = other.exchange_key();
+            Signed::sign(open, &world.aggregator_identity).signed().clone()
+        };
+        if open.align != refusals.is_empty() || view.certificates.is_empty() {
+            continue;
+        }
+        view.epoch = Some(swapped(&open));
+        let refused = match party.machine.as_deref() {
+            None => {
+                let own =
+                    Own { me: &party.name, identity: &party.identity, manifest: &world.manifest };
+                align::next(&own, &party.entry, 1, &view).err()
+            }
+            Some(machine) => {
+                let mut rng = ChaCha20Rng::seed_from_u64(0);
+                let mut cx =
+                    Context { now_ms: world.now_ms, identity: &party.identity, rng: &mut rng };
+                let event = party::Event::View(Box::new(view));
+                let outputs = load::<PartyJob>(machine).handle(&mut cx, event).unwrap().1;
+                outputs.into_iter().find_map(|output| match output {
+                    Output::Reject(refusal) => Some(refusal),
+                    _ => None,
+                })
+            }
+        };
+        refusals.push(refused.unwrap_or_else(|| panic!("keys that nobody certified")));
+        if let [first, second] = refusals.as_slice() {
+            return [first.clone(), second.clone()];
+        }
+    }
+    panic!("no epoch was opened")
+}
+
 /// The aggregator's refusal of a passive party that comes back with other keys once its features are
 /// stored under the old ones.
 ///
