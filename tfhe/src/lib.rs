@@ -91,6 +91,8 @@ pub const CARD: Card = Card {
         "the network follows the protocol: a ciphertext of its making opens one bit (a score: four) of any flag \
          that it holds, or of the key, and some 2,048 such bits are the whole key; limits bound it, journals \
          show how often, nothing detects it",
+        "the key holder makes its keys as it should: an evaluation key of another design can cancel masks or falsify \
+         answers",
         "a bank that sends false or malformed flags is not detected: there are no proofs of plaintexts; it \
          spoils the answers of its own payments only, and tells the key holder nothing by it",
         "channels authenticate both ends, and hide flag answers from the key holder",

@@ -43,8 +43,8 @@ impl Network {
     /// when they do not belong together.
     ///
     /// # Security
-    /// Whoever makes the keys can make them such that answers are wrong; they come from the key holder, over
-    /// a channel that authenticates it.
+    /// Whoever makes the keys can make them such that answers are wrong, or that masks cancel: they come from the
+    /// key holder, over a channel that authenticates it, and it is trusted to follow the protocol.
     pub fn new(public_key: &[u8], evaluation_key: &[u8]) -> Result<Self, Refusal> {
         let public = PublicKey::from_bytes(public_key)?;
         let server = evaluation::read(evaluation_key, public.id())?;

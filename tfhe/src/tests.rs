@@ -167,8 +167,10 @@ fn what_the_holder_sees_is_masked_flooded_and_blinded() {
             Answers::Labels => Table::labels(&SCORES, 45),
             Answers::Scores => Table::scores(&SCORES).0,
         };
-        let (ask, _) = evaluated(id, |_| table.clone());
-        let (again, _) = evaluated(id, |_| table.clone());
+        let mut query = query(id, pairs(|_| table.clone()));
+        ask_banks(&mut query);
+        let (ask, _) = query.evaluate(&mut rng(id)).unwrap();
+        let (again, _) = query.evaluate(&mut rng(id)).unwrap();
         // The network's draws, once more.
         let mut rng = rng(id);
         let step = 1u64.rotate_right(answers.count().ilog2());
