@@ -70,6 +70,7 @@ tfhe: setup-dev
 	$(CARGO) fmt --manifest-path tfhe/Cargo.toml --check
 	$(CARGO) clippy $(TFHE) --all-targets -- -D warnings
 	$(CARGO) test $(TFHE)
+	$(CARGO) doc $(TFHE) --no-deps
 	@if command -v cargo-deny >/dev/null; then \
 		$(CARGO) deny --offline --manifest-path tfhe/Cargo.toml check licenses bans sources; \
 	else \

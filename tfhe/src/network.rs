@@ -56,22 +56,20 @@ impl Network {
     fn masked(&self, row: &Prepared<'_>) -> Vec<u64> {
         let pair = row.ordering.iter().zip(row.beneficiary);
         let pair = pair.map(|(o, b)| o.wrapping_mul(CLASSES as u64).wrapping_add(*b)).collect();
-        let atomic_pattern = &self.server.atomic_pattern;
         let mut ciphertext = Ciphertext::new(
             LweCiphertext::from_container(pair, modulus()),
             Degree::new(INPUTS as u64 - 1),
             NoiseLevel::NOMINAL,
             PARAMETERS.message_modulus,
             PARAMETERS.carry_modulus,
-            atomic_pattern.kind(),
+            self.server.atomic_pattern.kind(),
         );
         let answers = row.table.answers();
         let table = self.server.generate_lookup_table(|pair| {
             let answer = row.table.answer(usize::try_from(pair).unwrap_or(INPUTS));
             u64::from((answer + row.mask) % answers.count() * answers.step())
         });
-        // Not `ServerKey::apply_lookup_table`: that one panics at a bank's list whose mask is all zero.
-        atomic_pattern.apply_lookup_table_assign(&mut ciphertext, &table);
+        self.server.apply_lookup_table_assign(&mut ciphertext, &table);
         let mut words = ciphertext.ct.into_container();
         for (word, zero) in words.iter_mut().zip(row.zero) {
             *word = word.wrapping_add(*zero);

@@ -5,7 +5,7 @@
 //! | 0..3 | "QTF" |
 //! | 3 | version, 1 |
 //! | 4 | [`Kind`] |
-//! | 5 | parameters, [`ID`](crate::parameters::ID) |
+//! | 5 | parameters, [`ID`] |
 //! | 6 | side (0 ordering, 1 beneficiary) or answers (0 labels, 1 scores); else 0 |
 //! | 7 | 0 |
 //! | 8..24 | [`KeyId`] |
