@@ -13,13 +13,15 @@ PYTHON ?= python3
 DEMO_ARGS ?=
 DEMO_OUT := demo-out
 FUZZ_SECONDS ?= 60
+TFHE := --manifest-path tfhe/Cargo.toml --target-dir target --locked
 
-.PHONY: help demo test lint bench soak mutant fuzz clean setup setup-dev
+.PHONY: help demo test tfhe lint bench soak mutant fuzz clean setup setup-dev
 
 help:
 	@echo "make demo    five banks train one model through key authorities and an aggregator"
 	@echo "             (DEMO_ARGS='--rounds 5 --no-faults' passes options on)"
 	@echo "make test    every check: layers, format, lints, tests, simulation, mutants, benches once"
+	@echo "make tfhe    lints and tests of quorate-tfhe, which no other target builds"
 	@echo "make lint    layers, format and lints only"
 	@echo "make bench   criterion benches, one measured sum per served scheme, vertical training"
 	@echo "make soak    the simulation and the crash tests for much longer"
@@ -61,6 +63,19 @@ test: lint
 	$(CARGO) test --workspace --locked --bench '*'
 	$(CARGO) doc --workspace --no-deps --locked
 	$(PYTHON) scripts/check_demo.py --self-test
+
+# A workspace of its own, which is never built with the others; the folder is shared, because most of its
+# dependencies are the same.
+tfhe: setup-dev
+	$(CARGO) fmt --manifest-path tfhe/Cargo.toml --check
+	$(CARGO) clippy $(TFHE) --all-targets -- -D warnings
+	$(CARGO) test $(TFHE)
+	$(CARGO) doc $(TFHE) --no-deps
+	@if command -v cargo-deny >/dev/null; then \
+		$(CARGO) deny --offline --manifest-path tfhe/Cargo.toml check licenses bans sources; \
+	else \
+		echo "cargo-deny is not installed: licences, bans and sources were not checked"; \
+	fi
 
 bench: setup
 	$(CARGO) bench --locked -p quorate-benches

@@ -15,6 +15,10 @@ const PURE: [&str; 2] = ["quorate-crypto", "quorate-protocols"];
 /// Crates whose presence would make a pure crate impure.
 const IMPURE: [&str; 5] = ["tokio", "axum", "reqwest", "sqlx", "object_store"];
 
+/// Crates that must not be in the graph at all: no patent licence comes with the first, and the second
+/// is the separate binary that uses it.
+const ALONE: [&str; 2] = ["tfhe", "quorate-tfhe"];
+
 /// One package of the resolved graph.
 struct Package<'a> {
     name: &'a str,
@@ -36,6 +40,8 @@ pub(crate) fn check(metadata: &Value) -> Result<Vec<String>> {
         }
     }
     let mut findings = Vec::new();
+    let alone = graph.values().filter(|package| ALONE.contains(&package.name));
+    findings.extend(alone.map(|package| format!("{} must stay outside", package.name)));
     for (id, package) in graph.iter().filter(|(_, package)| package.member) {
         findings.extend(wrong_direction(&graph, package));
         if PURE.contains(&package.name) {
@@ -130,8 +136,15 @@ mod tests {
     fn metadata(edges: &[(&str, &str, &str)]) -> Value {
         let members: Vec<&str> =
             LAYERS.into_iter().chain(["quorate-tests", "quorate-benches", "xtask"]).collect();
-        let names: Vec<&str> =
-            members.iter().copied().chain(IMPURE).chain(["serde", "hyper"]).collect();
+        // Others are in the graph once something uses them.
+        let outside = ALONE.into_iter().filter(|name| edges.iter().any(|(_, to, _)| to == name));
+        let names: Vec<&str> = members
+            .iter()
+            .copied()
+            .chain(IMPURE)
+            .chain(["serde", "hyper"])
+            .chain(outside)
+            .collect();
         let packages: Vec<Value> =
             names.iter().map(|name| json!({"id": format!("id:{name}"), "name": name})).collect();
         let nodes: Vec<Value> = names
@@ -208,6 +221,19 @@ mod tests {
     #[test]
     fn a_build_or_test_dependency_does_not_make_a_crate_impure() {
         assert_eq!(with(("quorate-protocols", "reqwest", "build")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn crates_that_stand_alone_are_found_wherever_they_are_used() {
+        for (alone, finding) in
+            [("tfhe", "tfhe must stay outside"), ("quorate-tfhe", "quorate-tfhe must stay outside")]
+        {
+            for user in ["quorate-server", "serde"] {
+                for kind in ["", "dev"] {
+                    assert_eq!(with((user, alone, kind)), [finding]);
+                }
+            }
+        }
     }
 
     #[test]

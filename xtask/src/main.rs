@@ -1,7 +1,7 @@
 //! Project chores, run as `cargo xtask NAME`:
 //!
 //! - `layers`: the four crates depend on each other in one direction only, and the two pure ones
-//!   reach no input or output;
+//!   reach no input or output; `tfhe` is in none;
 //! - `lab`: the binary that is served contains no laboratory scheme and no test switch.
 
 mod lab;
