@@ -24,7 +24,7 @@ use super::authority::{AuthorityJob, AuthorityWorld};
 use super::bank::{Accounts, BankJob, BankWorld};
 use super::messages::{Account, Message};
 use super::network::{Asked, CellAssignment, Layout, NetworkJob, NetworkWorld, Payment, Phase};
-use super::{Blobs, Envelope, Job, Keep, QueryLimits, Side, Terms, World};
+use super::{Blobs, Envelope, Figures, Job, Keep, QueryLimits, Side, Terms, World};
 use crate::job::{AuthorityKey, Minima, RosterEntry};
 use crate::machine::{Context, Fact, Output, Peer};
 use crate::policy::{Charge, NoiseSpec};
@@ -64,8 +64,7 @@ pub fn terms(banks: u32, threshold: u32) -> Terms {
     let authority = name("authority");
     let keys = identity(&authority);
     Terms {
-        tenant: name("tenant"),
-        salt: [7; 16],
+        manifest: Hash([7; 32]),
         aggregator: identity(&name("aggregator")).verify_key(),
         authority: AuthorityKey {
             name: authority,
@@ -75,6 +74,13 @@ pub fn terms(banks: u32, threshold: u32) -> Terms {
         },
         network: entry(&name("network")),
         banks: (0..banks).map(|i| entry(&bank(i))).collect(),
+        figures: figures(banks, threshold),
+    }
+}
+
+fn figures(banks: u32, threshold: u32) -> Figures {
+    Figures {
+        holders: banks,
         threshold,
         quorum: 3,
         k_min: 2,
@@ -89,6 +95,13 @@ pub fn terms(banks: u32, threshold: u32) -> Terms {
         noise: None,
         queries: QueryLimits { total: 100, per_window: 50, window_ms: 1000, per_account: 3 },
     }
+}
+
+/// These terms with other figures.
+#[must_use]
+pub fn with(mut terms: Terms, change: impl FnOnce(&mut Figures)) -> Terms {
+    change(&mut terms.figures);
+    terms
 }
 
 /// The name of a bank.
@@ -340,11 +353,11 @@ impl Sim {
         }
         self.tamper = tamper;
         let key = self.exchange(to);
-        let envelope =
-            Envelope::seal(self.job.id(), (from, to), &key, &message, &mut self.rng).unwrap();
-        self.aggregator.route(&envelope).unwrap();
-        self.wire.push(envelope.clone());
-        self.queue.push_back(envelope);
+        let sender = (&identity(from), from);
+        let letter = Envelope::seal(self.job.manifest, sender, (&key, to), &message).unwrap();
+        let (_, envelope) = self.aggregator.route(letter.signed()).unwrap();
+        self.wire.push((*envelope).clone());
+        self.queue.push_back((*envelope).clone());
     }
 
     fn outputs(&mut self, from: &Name, outputs: Vec<Output<Message, Keep>>) {
@@ -354,13 +367,10 @@ impl Sim {
                     let keys = identity(&name("aggregator"));
                     let cx = Context { now_ms: self.now_ms, identity: &keys, rng: &mut self.rng };
                     match self.aggregator.log(&cx, &assigned) {
-                        Ok(outputs) => {
-                            for output in outputs {
-                                if let Output::Send { to: Peer::Party(to), message } = output {
-                                    // Records of the log are public: they are not sealed.
-                                    self.deliver(&to, message);
-                                }
-                            }
+                        Ok((_, logged)) => {
+                            // Records of the log are public: they are not sealed.
+                            let to = self.job.network.party.clone();
+                            self.deliver(&to, Message::Logged(logged));
                         }
                         Err(refusal) => self.rejects.push((name("aggregator"), refusal)),
                     }
