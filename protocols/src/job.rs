@@ -413,6 +413,7 @@ impl Manifest {
         if self.sum_scheme()?.info().name != "elgamal" || self.ring != Ring::Z32 {
             return bad("jobs on payments are served with scheme elgamal and 32-bit words");
         }
+        self.workload.check().map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
         let banks = u32::try_from(spec.banks.len()).unwrap_or(u32::MAX);
         if Some(self.max_parties) != banks.checked_add(1)
             || self.threshold.is_none_or(|holding| holding.holders != banks)

@@ -121,6 +121,17 @@ impl AuthorityJob {
         })
     }
 
+    /// The answer to a message whose step could not be stored, such as for a spent budget.
+    #[must_use]
+    pub fn refuse(
+        &self,
+        cx: &Context<'_>,
+        message: &Message,
+        refusal: &Refusal,
+    ) -> AuthorityOutput {
+        self.to_network(self.job.refused(cx, &self.job.authority.name, message, refusal))
+    }
+
     fn to_network(&self, message: Message) -> AuthorityOutput {
         Output::Send { to: Peer::Party(self.job.network.party.clone()), message }
     }

@@ -138,6 +138,12 @@ impl BankJob {
         })
     }
 
+    /// The answer to a message whose step could not be stored, such as for a spent budget.
+    #[must_use]
+    pub fn refuse(&self, cx: &Context<'_>, message: &Message, refusal: &Refusal) -> BankOutput {
+        self.to_network(self.job.refused(cx, &self.me, message, refusal))
+    }
+
     fn to_network(&self, message: Message) -> BankOutput {
         Output::Send { to: Peer::Party(self.job.network.party.clone()), message }
     }

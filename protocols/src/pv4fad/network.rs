@@ -1383,6 +1383,17 @@ impl NetworkJob {
         Output::Send { to, message: Message::ReleaseAsk(Box::new(ask)) }
     }
 
+    /// The bank that a query waits for, while one is to pick.
+    #[must_use]
+    pub fn query_waits_for(&self, query: u64) -> Option<Name> {
+        let known = self.queries.get(&query).filter(|known| known.scores.is_none())?;
+        match known.picked.len() {
+            0 => Some(known.table.fields.ordering.clone()),
+            1 => Some(known.table.fields.beneficiary.clone()),
+            _ => None,
+        }
+    }
+
     /// Asks again what a query waits for, after a refusal that may pass.
     #[must_use]
     pub fn query_again(mut self, cx: &Context<'_>, query: u64) -> (Self, Vec<NetworkOutput>) {

@@ -5,6 +5,8 @@
 //! (signed again with its key) or on the way. Not simulated: loss and repetition, which the
 //! services' drivers mend.
 
+pub mod fuzz;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -22,14 +24,14 @@ use serde::de::DeserializeOwned;
 use super::aggregator::AggregatorJob;
 use super::authority::{AuthorityJob, AuthorityWorld};
 use super::bank::{Accounts, BankJob, BankWorld};
-use super::messages::{Account, Message};
+use super::messages::{Account, Assigned, Message};
 use super::network::{Asked, CellAssignment, Layout, NetworkJob, NetworkWorld, Payment, Phase};
 use super::{Blobs, Envelope, Figures, Job, Keep, QueryLimits, Side, Terms, World};
 use crate::job::{AuthorityKey, Minima, RosterEntry};
 use crate::machine::{Context, Fact, Output, Peer};
 use crate::policy::{Charge, NoiseSpec};
 use crate::refusal::Refusal;
-use crate::wire::{Name, decode, encode};
+use crate::wire::{Name, Signed, decode, encode};
 
 /// A name.
 #[must_use]
@@ -186,6 +188,8 @@ pub struct Sim {
     pub aggregator: AggregatorJob,
     /// Kept bytes by role.
     pub blobs: BTreeMap<Name, BTreeMap<Hash, Vec<u8>>>,
+    /// The assignment that was last to be logged.
+    pub assigned: Option<Signed<Assigned>>,
     /// Sealed messages on their way.
     pub queue: VecDeque<Envelope>,
     /// Every envelope that ever travelled.
@@ -318,6 +322,7 @@ impl Sim {
             cells,
             network,
             blobs: BTreeMap::new(),
+            assigned: None,
             queue: VecDeque::new(),
             wire: Vec::new(),
             seen: BTreeMap::new(),
@@ -364,6 +369,7 @@ impl Sim {
         for output in outputs {
             match output {
                 Output::Send { to: Peer::Aggregator, message: Message::Assigned(assigned) } => {
+                    self.assigned = Some(assigned.clone());
                     let keys = identity(&name("aggregator"));
                     let cx = Context { now_ms: self.now_ms, identity: &keys, rng: &mut self.rng };
                     match self.aggregator.log(&cx, &assigned) {

@@ -109,6 +109,9 @@ pub enum WorkloadError {
     /// A name that is empty where it must not be, too long, or with control characters.
     #[error("{0} has an empty, too long or unprintable name")]
     Name(&'static str),
+    /// Parties that are not as the workload needs them.
+    #[error("{0}")]
+    Parties(&'static str),
     /// The same name twice.
     #[error("{what} {name:?} appears twice")]
     Repeated {

@@ -107,7 +107,9 @@ impl PvSpec {
         if distinct.len() != self.banks.len().saturating_add(1)
             || !self.banks.is_sorted_by(|a, b| a < b)
         {
-            return Err(WorkloadError::Name("a bank is named twice, is the network, or"));
+            return Err(WorkloadError::Parties(
+                "banks must be distinct, sorted by name, and none of them the network",
+            ));
         }
         within("class_bits", self.class_bits.into(), 1, MAX_CLASS_BITS.into())?;
         within("trees", self.trees.into(), 1, u16::MAX.into())?;
