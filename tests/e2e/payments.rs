@@ -299,7 +299,11 @@ async fn a_spent_budget_opens_nothing() -> Result<()> {
         "{error}"
     );
     for bank in banks {
-        ended(bank).await?;
+        let outcome = ended(bank).await?.outcome;
+        ensure!(
+            matches!(&outcome, Outcome::Failed(refusal) if refusal.code == Code::BudgetSpent),
+            "{outcome:?}"
+        );
     }
     Ok(())
 }
@@ -319,7 +323,8 @@ async fn letters_of_strangers_are_refused() -> Result<()> {
     let keys = Identity::from_bytes(&[9; 64]);
     let letter = Envelope { job, from: name("network"), to: name("bank01"), sealed: vec![0; 64] };
     let letter = PaymentsMessage::Letter(Signed::sign(letter, &keys).signed().clone());
-    let close = PaymentsMessage::Close(Signed::sign(Close { job }, &keys).signed().clone());
+    let close =
+        PaymentsMessage::Close(Signed::sign(Close { job, failure: None }, &keys).signed().clone());
     let url = format!("{}/v1/jobs/{job}/payments", world.aggregator.url());
     for message in [&letter, &close] {
         let body = Message::Payments(message.clone()).to_wire();

@@ -79,12 +79,14 @@ impl AggregatorJob {
         collect.verify(&self.role(&claimed.party)?.1)
     }
 
-    /// The network ends the job.
+    /// The network ends the job; says why, if it does so early.
     ///
     /// # Errors
     /// [`Code::UnknownJob`], [`Code::BadSignature`].
-    pub fn close(&self, close: &Signed<Close>) -> Result<(), Refusal> {
-        self.of_job(&close.verify(&self.job.network.verify)?.job)
+    pub fn close(&self, close: &Signed<Close>) -> Result<Option<Refusal>, Refusal> {
+        let close = close.verify(&self.job.network.verify)?;
+        self.of_job(&close.job)?;
+        Ok(close.failure.clone())
     }
 
     /// Logs an assignment: one per model version, ever.

@@ -158,7 +158,7 @@ impl CellAssignment for Cells {
 }
 
 /// What a test does to a message between its sender and its envelope.
-pub type Tamper = Box<dyn FnMut(&Name, &Name, &mut Message)>;
+pub type Tamper = Box<dyn FnMut(&Name, &Name, &mut Message) + Send + Sync>;
 
 /// All roles.
 pub struct Sim {
