@@ -13,6 +13,9 @@ use crate::machine::{Context, Fact, Peer};
 use crate::refusal::{Code, Refusal};
 use crate::wire::{Name, Signed, Verified};
 
+/// Longest sentence that says why a job ends: everybody is shown it.
+const MAX_DETAIL_BYTES: usize = 2000;
+
 /// One payments job at the aggregator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AggregatorJob {
@@ -82,10 +85,17 @@ impl AggregatorJob {
     /// The network ends the job; says why, if it does so early.
     ///
     /// # Errors
-    /// [`Code::UnknownJob`], [`Code::BadSignature`].
+    /// [`Code::UnknownJob`], [`Code::BadSignature`], [`Code::TooLarge`].
     pub fn close(&self, close: &Signed<Close>) -> Result<Option<Refusal>, Refusal> {
         let close = close.verify(&self.job.network.verify)?;
         self.of_job(&close.job)?;
+        let long = |refusal: &Refusal| {
+            refusal.detail.len() > MAX_DETAIL_BYTES
+                || refusal.culprits.len().max(refusal.concerns.len()) > self.job.banks.len()
+        };
+        if close.failure.as_ref().is_some_and(long) {
+            return Err(Refusal::new(Code::TooLarge, "a reason that is too long"));
+        }
         Ok(close.failure.clone())
     }
 
