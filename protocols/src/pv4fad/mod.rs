@@ -278,6 +278,19 @@ impl Figures {
         usize::from(self.part_rows)
     }
 
+    /// Most parts of one side of one bank's list: all rows, and padding.
+    fn most_parts(&self) -> u64 {
+        self.max_rows.div_ceil(u64::from(self.part_rows.max(1))).saturating_add(1)
+    }
+
+    /// Most pieces of evidence and noise shares that an authority keeps: those of every version, four
+    /// times over, for attempts that were not logged.
+    fn most_kept(&self) -> u64 {
+        let banks = u64::from(self.holders);
+        let parts = self.most_parts().saturating_add(banks).saturating_mul(2);
+        parts.saturating_add(banks).saturating_mul(4).saturating_mul(self.versions.into())
+    }
+
     /// Coordinates of one tree.
     fn tree_width(&self) -> usize {
         usize::from(self.cells).saturating_mul(usize::from(self.class_bits))

@@ -279,7 +279,7 @@ impl Course<'_> {
             self.serve().await?;
             let mut sent = self.office.send().await?;
             while let Sent::Answer(message, also) = sent {
-                self.take(message, None, also).await?;
+                self.take(*message, None, also).await?;
                 sent = self.office.send().await?;
             }
             if let Some(refusal) = self.office.machine().failure().cloned() {
