@@ -13,7 +13,7 @@ use quorate_crypto::secret::Secret;
 use quorate_crypto::threshold::elgamal::choice::Ciphers;
 use quorate_protocols::pv4fad::messages::Message;
 use quorate_protocols::pv4fad::network::Phase;
-use quorate_protocols::pv4fad::sim::{Sim, identity, terms};
+use quorate_protocols::pv4fad::sim::{Sim, identity, terms, with};
 use quorate_protocols::pv4fad::{PART_ROWS, Terms};
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
@@ -162,14 +162,13 @@ fn main() {
         given.map_or(default, |text| text.parse().unwrap())
     };
     let (rows, banks, trees) = (number(8_000), number(4), number(50));
-    let terms = Terms {
-        part_rows: u16::try_from(PART_ROWS).unwrap(),
-        trees: u16::try_from(trees).unwrap(),
-        cells: 128,
-        max_rows: rows as u64,
-        rows_per_account: u32::MAX,
-        ..terms(u32::try_from(banks).unwrap(), 2)
-    };
+    let terms = with(terms(u32::try_from(banks).unwrap(), 2), |figures| {
+        figures.part_rows = PART_ROWS;
+        figures.trees = u16::try_from(trees).unwrap();
+        figures.cells = 128;
+        figures.max_rows = rows as u64;
+        figures.rows_per_account = u32::MAX;
+    });
     let sim = run(terms, rows, true);
     assert_eq!(sim.network.phase(), Phase::Trained);
     assert!(sim.network.counts() == Some(sim.plain_counts(|_| true).as_slice()));

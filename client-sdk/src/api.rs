@@ -17,6 +17,7 @@
 //! | aggregator | `PUT B/chunks/{i}`, `GET B/missing`, `POST B/complete` | raw; [`bulk::Missing`]; `Message::Receipt` |
 //! | aggregator | `GET B/leaves`, `GET B/chunks/{i}`, once the set is frozen, in threshold jobs | raw |
 //! | aggregator | `POST /v1/jobs/{job}/key-posts` | `Message::KeyPost` -> 204 |
+//! | both | `POST /v1/jobs/{job}/payments` | `Message::Payments` -> `Message::Payments` or 204 |
 //! | aggregator | `POST /v1/jobs/{job}/shares` | `Message::Partial` or `Message::ShareRefused` -> 204 |
 //! | aggregator | `GET /v1/jobs/{job}/results/{round}/leaves`, `/chunks/{i}` | raw |
 //! | aggregator | `GET /v1/jobs/{job}/frozen`, `/report` | [`FrozenRound`] and [`RoundReport`] lists, JSON |
@@ -43,7 +44,7 @@ use quorate_protocols::round::aggregator::{Outcome, Status};
 use quorate_protocols::round::messages::{KeyTranscript, ResultRecord, RoundOpen, ShareAsk};
 use quorate_protocols::wire::{Name, Signed, encode};
 use quorate_protocols::workload::{
-    LocalSpec, ModelSpec, Purpose, Schema, StepSpec, TrainSpec, VerticalSpec, Workload,
+    LocalSpec, ModelSpec, Purpose, PvSpec, Schema, StepSpec, TrainSpec, VerticalSpec, Workload,
 };
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -294,6 +295,8 @@ pub enum WorkloadKind {
     Bayes,
     /// A linear model over columns of different parties.
     Vertical,
+    /// A forest of a payment network and its banks.
+    Payments,
 }
 
 impl From<&Workload> for WorkloadKind {
@@ -304,6 +307,7 @@ impl From<&Workload> for WorkloadKind {
             Workload::Tree(_) => Self::Tree,
             Workload::Bayes(_) => Self::Bayes,
             Workload::Vertical(_) => Self::Vertical,
+            Workload::Payments(_) => Self::Payments,
         }
     }
 }
@@ -501,7 +505,8 @@ pub struct RoundReport {
     pub ms: PhaseMillis,
 }
 
-/// A job as its author writes it, in TOML or JSON: exactly one of `sum`, `train`, `tree` and `bayes`.
+/// A job as its author writes it, in TOML or JSON: exactly one of the tables of
+/// workloads.
 ///
 /// ```toml
 /// title = "monthly totals"
@@ -575,6 +580,9 @@ pub struct JobSpec {
     /// A linear model over columns that different parties hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vertical: Option<VerticalSpec>,
+    /// A forest that a payment network trains with its banks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payments: Option<PvSpec>,
 }
 
 /// Table `[sum]` of a [`JobSpec`].
@@ -699,6 +707,10 @@ impl JobSpec {
             Workload::Tree(tree) => spec.tree = Some(tree.into()),
             Workload::Bayes(bayes) => spec.bayes = Some(bayes.into()),
             Workload::Vertical(vertical) => spec.vertical = Some(vertical),
+            Workload::Payments(payments) => {
+                (spec.scheme, spec.ring) = ("elgamal".to_owned(), 32);
+                spec.payments = Some(payments);
+            }
         }
         spec
     }
@@ -727,6 +739,7 @@ impl JobSpec {
             tree: None,
             bayes: None,
             vertical: None,
+            payments: None,
         }
     }
 
@@ -760,9 +773,11 @@ impl JobSpec {
         });
         let (tree, bayes) = (self.tree.map(Workload::from), self.bayes.map(Workload::from));
         let vertical = self.vertical.map(Workload::Vertical);
-        let mut workloads = [sum, train, tree, bayes, vertical].into_iter().flatten();
+        let payments = self.payments.map(Workload::Payments);
+        let mut workloads = [sum, train, tree, bayes, vertical, payments].into_iter().flatten();
         let (Some(workload), None) = (workloads.next(), workloads.next()) else {
-            let why = "a job has exactly one of [sum], [train], [tree], [bayes] and [vertical]";
+            let why = "a job has exactly one of [sum], [train], [tree], [bayes], [vertical] and \
+                       [payments]";
             return Err(bad(why.to_owned()));
         };
         let served = || schemes::all().iter().filter(|scheme| scheme.info().served);
@@ -799,8 +814,17 @@ impl JobSpec {
                     )));
                 }
                 let floor = self.quorum.max(self.k_min.saturating_add(self.colluders));
-                let spec = table.unwrap_or_default().into_spec(floor, self.colluders);
-                (quorate_protocols::threshold::PROTOCOL_ID, Some(spec))
+                let mut table = table.unwrap_or_default();
+                let protocol = match &workload {
+                    Workload::Payments(spec) => {
+                        // Every bank holds a share.
+                        let banks = u32::try_from(spec.banks.len()).unwrap_or(u32::MAX);
+                        table.holders = table.holders.or(Some(banks));
+                        quorate_protocols::pv4fad::PROTOCOL_ID
+                    }
+                    _ => quorate_protocols::threshold::PROTOCOL_ID,
+                };
+                (protocol, Some(table.into_spec(floor, self.colluders)))
             }
             (_, Some(_)) => {
                 let schemes = served().filter(|scheme| scheme.info().family == Family::Threshold);

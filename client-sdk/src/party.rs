@@ -34,9 +34,11 @@
 
 mod contribute;
 mod holder;
+mod payments;
 mod run;
 mod vertical;
 
+pub use payments::{NetworkFinished, NetworkTask, PaymentsFinished, PaymentsPart};
 pub use vertical::VerticalFinished;
 
 use std::path::PathBuf;
@@ -53,7 +55,7 @@ use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::aggregator::Outcome;
 use quorate_protocols::round::messages::{Join, ResultRecord};
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Name, Signed, decode};
-use quorate_protocols::workload::{VerticalSpec, Workload};
+use quorate_protocols::workload::Workload;
 use serde::Serialize;
 
 use crate::api::{Hex32, JobOutcome, JobStatus, MAX_JSON_BYTES, from_json};
@@ -233,6 +235,29 @@ pub enum PartyEvent {
         loss: Option<f64>,
         /// Hash of the model after the round.
         state: Option<Hex32>,
+    },
+    /// A letter of a payments job was handled and its answer stored.
+    Handled {
+        /// Kind of the message.
+        message: String,
+        /// Time it took.
+        ms: u64,
+    },
+    /// A model version of a payments job got on, at the network.
+    Phase {
+        /// Name of the phase.
+        phase: String,
+        /// Banks that are left out so far.
+        lost: Vec<Name>,
+    },
+    /// A query of a payments job is scored, at the network.
+    Scored {
+        /// Its number.
+        query: u64,
+        /// Its payments.
+        rows: usize,
+        /// Time from its first message to its scores.
+        ms: u64,
     },
     /// Something was refused, here or by a peer, and the run goes on.
     Refused {
@@ -593,15 +618,28 @@ impl Party {
         vertical::run(&self.inner, job, table).await
     }
 
-    /// What a job trains over columns of different parties, if it does.
+    /// Takes part in a payments job: a bank answers until the job ends; the network trains, scores and
+    /// ends it.
+    ///
+    /// Dropped or killed at any point, a later call with the same data goes on where this one stopped.
+    ///
+    /// # Errors
+    /// As [`Party::run`]; [`PartyError::Config`] when `part` is not this party's in the job, or payments
+    /// do not fit it; [`PartyError::Refused`] when the model version failed.
+    pub async fn run_payments(
+        &self,
+        job: Hash,
+        part: PaymentsPart,
+    ) -> Result<PaymentsFinished, PartyError> {
+        payments::run(&self.inner, job, part).await
+    }
+
+    /// What a job computes.
     ///
     /// # Errors
     /// [`PartyError::Call`].
-    pub async fn vertical_spec(&self, job: Hash) -> Result<Option<VerticalSpec>, PartyError> {
-        Ok(match fetch_package(&self.inner, &job.into()).await?.manifest.workload {
-            Workload::Vertical(spec) => Some(spec),
-            _ => None,
-        })
+    pub async fn workload(&self, job: Hash) -> Result<Workload, PartyError> {
+        Ok(fetch_package(&self.inner, &job.into()).await?.manifest.workload)
     }
 
     /// The accepted result records of a job, oldest first: what an auditor checks.

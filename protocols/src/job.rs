@@ -216,6 +216,12 @@ impl Manifest {
         self.protocol == crate::fedv::PROTOCOL_ID
     }
 
+    /// Whether a payment network and its banks take part in this job.
+    #[must_use]
+    pub const fn is_payments(&self) -> bool {
+        self.protocol == crate::pv4fad::PROTOCOL_ID
+    }
+
     /// The code that refuses a set below the floor.
     #[must_use]
     pub const fn floor_code(&self) -> Code {
@@ -283,6 +289,7 @@ impl Manifest {
             crate::hybrid_alpha::PROTOCOL_ID => Family::FunctionalEncryption,
             crate::threshold::PROTOCOL_ID => Family::Threshold,
             crate::fedv::PROTOCOL_ID => Family::FunctionalEncryption,
+            crate::pv4fad::PROTOCOL_ID => Family::Threshold,
             other => return bad(format!("unknown protocol {other}")),
         };
         if scheme.info().family != family {
@@ -290,6 +297,7 @@ impl Manifest {
         }
         self.check_threshold()?;
         self.check_vertical()?;
+        self.check_payments()?;
         if self.verified_sum {
             return bad("verified sums are not offered by this version".into());
         }
@@ -337,7 +345,7 @@ impl Manifest {
 impl Manifest {
     fn check_threshold(&self) -> Result<(), Refusal> {
         let bad = |why: &str| Err(Refusal::new(Code::BadManifest, why));
-        match (&self.threshold, self.is_threshold()) {
+        match (&self.threshold, self.is_threshold() || self.is_payments()) {
             (None, false) => Ok(()),
             (Some(_), false) => bad("only threshold protocols have key holders"),
             (None, true) => bad("a threshold job names its key holders: [threshold]"),
@@ -391,9 +399,34 @@ impl Manifest {
         Ok(())
     }
 
+    fn check_payments(&self) -> Result<(), Refusal> {
+        let bad = |why: &str| Err(Refusal::new(Code::BadManifest, why));
+        let Workload::Payments(spec) = &self.workload else {
+            return match self.is_payments() {
+                true => bad("the protocol is one of a payment network and its banks: [payments]"),
+                false => Ok(()),
+            };
+        };
+        if !self.is_payments() {
+            return bad("only the protocol pv4fad takes a payment network and its banks");
+        }
+        if self.sum_scheme()?.info().name != "elgamal" || self.ring != Ring::Z32 {
+            return bad("jobs on payments are served with scheme elgamal and 32-bit words");
+        }
+        self.workload.check().map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
+        let banks = u32::try_from(spec.banks.len()).unwrap_or(u32::MAX);
+        if Some(self.max_parties) != banks.checked_add(1)
+            || self.threshold.is_none_or(|holding| holding.holders != banks)
+        {
+            return bad("every bank holds a share of the key, and the network is one party more");
+        }
+        crate::pv4fad::Figures::of(self)?.check()
+    }
+
     fn check_privacy(&self) -> Result<(), Refusal> {
         let bad = |why: &str| Err(Refusal::new(Code::BadManifest, why));
-        let Some(noise) = self.privacy.noise() else {
+        // The noise of model versions is checked with their figures.
+        let Some(noise) = self.privacy.noise().filter(|_| !self.is_payments()) else {
             return Ok(());
         };
         if let Some(fault) = noise.fault() {

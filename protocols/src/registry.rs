@@ -1,7 +1,7 @@
 //! The registry: a line per protocol, ids never reused.
 
 use crate::card::Card;
-use crate::{fedv, hybrid_alpha, threshold};
+use crate::{fedv, hybrid_alpha, pv4fad, threshold};
 
 /// A protocol this build speaks.
 #[derive(Clone, Copy, Debug)]
@@ -19,4 +19,5 @@ pub static PROTOCOLS: &[ProtocolInfo] = &[
     ProtocolInfo { id: hybrid_alpha::PROTOCOL_ID, name: "hybrid-alpha", card: &hybrid_alpha::CARD },
     ProtocolInfo { id: threshold::PROTOCOL_ID, name: "threshold", card: &threshold::CARD },
     ProtocolInfo { id: fedv::PROTOCOL_ID, name: "fedv", card: &fedv::CARD },
+    ProtocolInfo { id: pv4fad::PROTOCOL_ID, name: "pv4fad", card: &pv4fad::CARD },
 ];

@@ -125,7 +125,7 @@ pub struct Driver<M> {
     actor: Name,
     slots: Mutex<HashMap<Hash, Arc<Slot<M>>>>,
     refusals: Mutex<Refusals>,
-    ledgers: Ledgers,
+    ledgers: Arc<Ledgers>,
 }
 
 impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
@@ -133,12 +133,13 @@ impl<M: Serialize + DeserializeOwned + Send + 'static> Driver<M> {
     #[must_use]
     pub fn new(store: Store, keys: StoredIdentity, kind: &'static str, actor: Name) -> Self {
         let (slots, refusals) = (Mutex::default(), Mutex::default());
-        Self { store, keys, kind, actor, slots, refusals, ledgers: Ledgers::default() }
+        Self { store, keys, kind, actor, slots, refusals, ledgers: Arc::default() }
     }
 
-    /// The same with an owner's own limits on what data sets may spend.
+    /// The same with an owner's own limits on what data sets may spend: one value for all drivers of a
+    /// store, so that two charges of one data set wait for each other.
     #[must_use]
-    pub fn with_ledgers(mut self, ledgers: Ledgers) -> Self {
+    pub fn with_ledgers(mut self, ledgers: Arc<Ledgers>) -> Self {
         self.ledgers = ledgers;
         self
     }

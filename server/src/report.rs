@@ -6,6 +6,7 @@
 
 mod curves;
 mod page;
+mod payments;
 mod svg;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,9 @@ use core::fmt;
 
 use serde::Serialize;
 
+pub use payments::{
+    AreaRow, HandledRow, PaymentsPhaseRow, PaymentsReport, WireRow, render_payments_html,
+};
 pub use threshold::{
     Curve, RealRound, RealRun, RegimeRow, Spread, ThresholdReport, render_threshold_html,
 };

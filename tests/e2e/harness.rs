@@ -212,6 +212,11 @@ impl World {
         Ok(records.into_iter().map(|(name, _)| name).collect())
     }
 
+    /// The folder of the aggregator's store.
+    pub(crate) fn aggregator_folder(&self) -> PathBuf {
+        self.dir.path().join("aggregator")
+    }
+
     /// The folder of the aggregator's chunks.
     pub(crate) fn aggregator_blobs(&self) -> PathBuf {
         self.dir.path().join("aggregator/blobs")

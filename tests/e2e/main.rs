@@ -4,6 +4,7 @@ mod budget;
 mod harness;
 mod hostile;
 mod jobs;
+mod payments;
 mod restart;
 mod threshold;
 mod threshold_lies;

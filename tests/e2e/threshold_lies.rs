@@ -222,7 +222,7 @@ async fn make_key(
     parties: &[RawParty],
 ) -> Result<JobKey> {
     let holders: Vec<RosterEntry> = parties[..3].iter().map(|p| p.entry.clone()).collect();
-    let call = KeyCall { manifest: manifest.hash(), number: 0, holders };
+    let call = KeyCall { manifest: manifest.hash(), number: 0, holders, network: None };
     let call = Signed::sign(call, &keys.identity);
     let mut keying = Keying::new(manifest, call.signed())?;
     let mut secrets: Vec<Secret<Vec<u8>>> = (0..3).map(|_| Secret::new(Vec::new())).collect();
@@ -291,7 +291,7 @@ async fn an_authority_opens_one_set_of_a_round_and_fetches_only_where_it_was_tol
     assert_eq!(bytes.code(), "UNKNOWN_ROUND");
     // A later call would make another key, under which the round could be opened again.
     let holders = liar.parties[..3].iter().map(|p| p.entry.clone()).collect();
-    let call = KeyCall { manifest, number: 1, holders };
+    let call = KeyCall { manifest, number: 1, holders, network: None };
     let call = Signed::sign(call, &liar.keys.identity);
     let keying = Keying::new(&liar.manifest, call.signed())?;
     let answer = liar.ask("key-posts", Message::KeyAsk(Box::new(keying.transcript()))).await?;

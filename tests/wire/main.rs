@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use quorate_protocols::fedv::sim::fuzz as vertical;
+use quorate_protocols::pv4fad::sim::fuzz as payments;
 use quorate_protocols::round::messages::{Message, SubmitHeader};
 use quorate_protocols::sim::fuzz;
 use quorate_protocols::wire::Signed;
@@ -18,6 +19,10 @@ fn present() -> String {
     lines.extend(fuzz::samples().iter().map(|(name, bytes)| format!("{name} {}", hex(bytes))));
     let all = vertical::samples().iter();
     lines.extend(all.map(|(name, bytes)| format!("{name} {}", hex(bytes))));
+    let all = payments::samples().iter();
+    lines.extend(all.map(|(name, bytes)| format!("{name} {}", hex(bytes))));
+    let all = payments::inner_samples().iter();
+    lines.extend(all.map(|(name, bytes)| format!("payments/{name} {}", hex(bytes))));
     lines.join("\n") + "\n"
 }
 
@@ -34,6 +39,8 @@ fn the_wire_format_is_the_committed_one() {
     assert_eq!(golden.lines().count(), present().lines().count());
     assert_eq!(fuzz::samples().len(), 18, "one of each message");
     assert_eq!(vertical::samples().len(), 11, "one of each message of vertical jobs");
+    assert_eq!(payments::samples().len(), 7, "one of each message of payments jobs");
+    assert_eq!(payments::inner_samples().len(), 20, "one of each message in letters");
 }
 
 #[test]
@@ -57,6 +64,14 @@ fn samples_read_back() {
             assert!(Message::from_wire(&bytes[..cut]).is_err(), "{name} cut at {cut}");
         }
     }
+    for (name, bytes) in payments::samples() {
+        assert_eq!(Message::from_wire(bytes).expect(name).to_wire(), *bytes, "{name}");
+        payments::fuzz_message(bytes);
+        for cut in (0..bytes.len()).step_by(1 + bytes.len() / 400) {
+            assert!(Message::from_wire(&bytes[..cut]).is_err(), "{name} cut at {cut}");
+        }
+    }
+    payments::inner_samples().values().for_each(|bytes| payments::fuzz_inner(bytes));
     vertical::views().into_iter().for_each(vertical::fuzz_view);
     let header = fuzz::header_sample();
     assert_eq!(header.len(), 256);
@@ -158,5 +173,28 @@ proptest! {
     ) {
         let states = fuzz::state_samples();
         fuzz::fuzz_state(&mutated(&states[which % states.len()], &edits, usize::MAX));
+    }
+}
+
+proptest! {
+    // Each goes to nine machines, with real keys.
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn mutated_payments_messages_never_panic(
+        which in any::<usize>(),
+        edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
+        cut in 0usize..4_000,
+    ) {
+        let samples = payments::samples();
+        let bytes = samples.values().nth(which % samples.len()).expect("a sample");
+        payments::fuzz_message(&mutated(bytes, &edits, cut));
+        let samples = payments::inner_samples();
+        let bytes = samples.values().nth(which % samples.len()).expect("a sample");
+        payments::fuzz_inner(&mutated(bytes, &edits, cut));
+        // The body of a signed sample: a byte of its variant and its length come first.
+        payments::fuzz_signed(&mutated(&bytes[3..], &edits, cut));
+        let states = payments::states();
+        payments::fuzz_state(&mutated(states[which % states.len()], &edits, usize::MAX));
     }
 }

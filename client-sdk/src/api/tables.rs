@@ -77,11 +77,11 @@ impl PrivacyTable {
     /// [`Code::BadManifest`] with the setting that is wrong.
     pub(super) fn into_noise(self, workload: &Workload) -> Result<NoiseSpec, Refusal> {
         let bad = |why: String| Refusal::new(Code::BadManifest, format!("[privacy]: {why}"));
-        let rounds = workload.rounds();
+        let rounds = workload.charges();
         let fixed = match workload {
             Workload::Sum { .. } | Workload::Vertical(_) => None,
             Workload::Train(spec) => spec.steps.map(|steps| steps.clip),
-            Workload::Tree(_) | Workload::Bayes(_) => Some(1.0),
+            Workload::Tree(_) | Workload::Bayes(_) | Workload::Payments(_) => Some(1.0),
         };
         let clip = self.clip.or(fixed).ok_or_else(|| {
             bad("clip is missing: the norm to which one unit's contribution is clipped".to_owned())

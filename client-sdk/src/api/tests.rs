@@ -1,5 +1,5 @@
 use quorate_protocols::policy::{Mechanism, NoiseSpec, Unit};
-use quorate_protocols::workload::{BayesSpec, Column, ColumnKind, TreeSpec};
+use quorate_protocols::workload::{BayesSpec, Column, ColumnKind, QueryLimits, TreeSpec};
 
 use super::*;
 
@@ -118,6 +118,61 @@ fn every_workload_has_a_table() {
     let mut two = spec();
     two["tree"] = serde_json::to_value(TreeTable::from(TreeSpec::default_for(schema))).unwrap();
     assert!(manifest(&two).unwrap_err().detail.contains("exactly one"));
+}
+
+#[test]
+fn a_payments_job_fails_closed() {
+    let banks: Vec<Name> = ["b1", "b2", "b3"].map(|name| Name::new(name).unwrap()).into();
+    let spec = PvSpec {
+        network: Name::new("n").unwrap(),
+        banks,
+        class_bits: 2,
+        trees: 50,
+        depth: 6,
+        part_rows: 1024,
+        rows_per_account: 2,
+        max_rows: 1 << 20,
+        versions: 1,
+        queries: QueryLimits { total: 9, per_window: 9, window_ms: 9, per_account: 9 },
+    };
+    let job = JobSpec { quorum: 3, ..JobSpec::of_workload("p", 4, Workload::Payments(spec)) };
+    let good = serde_json::to_value(job).unwrap();
+    let manifest = |value: &serde_json::Value| {
+        let spec: JobSpec = from_json(value.to_string().as_bytes())?;
+        let (name, verify) = (Name::new("a").unwrap(), VerifyKey([1; 32]));
+        let key = AuthorityKey { name, epoch: 0, verify, exchange: ExchangeKey([1; 32]) };
+        spec.into_manifest(Name::new("t").unwrap(), VerifyKey([9; 32]), vec![key], [7; 16])
+    };
+    let made = manifest(&good).unwrap();
+    assert!(made.is_payments() && made.threshold.is_some_and(|own| own.holders == 3));
+    type Spoil = fn(&mut serde_json::Value);
+    let cases: [(Spoil, &str); 15] = [
+        (|s| s["scheme"] = "paillier".into(), "elgamal"),
+        (|s| s["scheme"] = "pad".into(), "pv4fad"),
+        (|s| s["ring"] = 64.into(), "32-bit"),
+        (|s| s["max_parties"] = 5.into(), "one party more"),
+        (|s| s["threshold"] = serde_json::json!({"holders": 2}), "one party more"),
+        (|s| s["threshold"] = serde_json::json!({"threshold": 4}), "T must be"),
+        (|s| s["quorum"] = 4.into(), "floor"),
+        (|s| s["colluders"] = 2.into(), "floor"),
+        (|s| s["payments"]["banks"] = serde_json::json!(["b2", "b1", "b3"]), "sorted by name"),
+        (|s| s["payments"]["network"] = "b1".into(), "none of them the network"),
+        (|s| s["payments"]["depth"] = 13.into(), "depth"),
+        (|s| s["payments"]["versions"] = 2.into(), "one model version"),
+        (|s| s["payments"]["rows_per_account"] = 0.into(), "rows_per_account"),
+        (|s| s["payments"]["queries"]["window_ms"] = 0.into(), "window_ms"),
+        (|s| s["payments"]["flags"] = 1.into(), "flags"),
+    ];
+    for (spoil, word) in cases {
+        let mut value = good.clone();
+        spoil(&mut value);
+        let refusal = manifest(&value).unwrap_err();
+        assert_eq!(refusal.code, if word == "flags" { Code::Malformed } else { Code::BadManifest });
+        assert!(refusal.detail.contains(word), "{refusal} {word}");
+    }
+    let mut noisy = good;
+    noisy["privacy"] = serde_json::json!({"epsilon": 4, "data_set": "d", "mechanism": "laplace"});
+    assert!(manifest(&noisy).unwrap_err().detail.contains("Gaussian"));
 }
 
 #[test]

@@ -193,7 +193,12 @@ impl Held {
                 exchange: identities[i].exchange_key(),
             })
             .collect();
-        let call = KeyCall { manifest: manifest.hash(), number: 0, holders: holders.clone() };
+        let call = KeyCall {
+            manifest: manifest.hash(),
+            number: 0,
+            holders: holders.clone(),
+            network: None,
+        };
         let call = Signed::sign(call, &aggregator);
         let mut keying = Keying::new(&manifest, call.signed()).unwrap();
         let mut secrets: Vec<_> = (0..4).map(|_| Secret::new(Vec::new())).collect();

@@ -62,7 +62,9 @@ pub fn predict(
     data: &Dataset,
 ) -> Result<Vec<u32>, LearnError> {
     match workload {
-        Workload::Sum { .. } | Workload::Vertical(_) => Err(LearnError::State),
+        Workload::Sum { .. } | Workload::Vertical(_) | Workload::Payments(_) => {
+            Err(LearnError::State)
+        }
         Workload::Train(spec) => {
             let net = Net::new(spec);
             let w = decode(&net, code, state)?;

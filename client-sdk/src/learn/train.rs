@@ -57,7 +57,9 @@ pub fn contribution(
 ) -> Result<(u64, Vec<i64>), LearnError> {
     let purpose = workload.purpose(round).ok_or(LearnError::Round(round))?;
     match workload {
-        Workload::Sum { .. } | Workload::Vertical(_) => Err(LearnError::Round(round)),
+        Workload::Sum { .. } | Workload::Vertical(_) | Workload::Payments(_) => {
+            Err(LearnError::Round(round))
+        }
         Workload::Train(spec) => match (&spec.steps, purpose) {
             (Some(steps), _) => step_contribution((spec, steps), code, state, data, party, round),
             (None, Purpose::Moments) => Ok((data.rows as u64, local_moments(&spec.schema, data))),

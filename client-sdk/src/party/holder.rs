@@ -243,7 +243,7 @@ impl Run<'_> {
     }
 
     /// This party's share of the job's key, computed when it is first needed.
-    async fn key_share(&self) -> Result<Result<KeySecret, Refusal>, PartyError> {
+    pub(super) async fn key_share(&self) -> Result<Result<KeySecret, Refusal>, PartyError> {
         let store = &self.party.store;
         if let Some(share) = store.get_record(KEY_SHARE, &self.id).await? {
             return Ok(Ok(Secret::new(share)));

@@ -204,7 +204,7 @@ impl<'a> Run<'a> {
     }
 
     /// News beyond `results` results and the attempt `open`.
-    async fn view(
+    pub(super) async fn view(
         &self,
         results: u32,
         open: Option<Hex32>,

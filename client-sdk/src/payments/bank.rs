@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
+use quorate_protocols::pv4fad::Side;
+use quorate_protocols::pv4fad::bank::Accounts;
 use quorate_protocols::pv4fad::forest::Severity;
+use quorate_protocols::pv4fad::messages::Account;
 use zeroize::Zeroizing;
 
 use super::record::AccountRow;
@@ -68,6 +71,16 @@ impl AccountBook {
             flag: *flag,
             mismatch: plain(name) != *holder,
         })
+    }
+}
+
+impl Accounts for AccountBook {
+    fn severity(&self, side: Side, account: &Account) -> u8 {
+        let finding = match side {
+            Side::Ordering => self.ordering(&account.account),
+            Side::Beneficiary => self.beneficiary(&account.account, &account.name),
+        };
+        u8::try_from(finding.severity().class()).unwrap_or(u8::MAX)
     }
 }
 

@@ -14,8 +14,10 @@ mod draw;
 pub mod features;
 pub mod generate;
 pub mod grove;
+pub mod kept;
 pub mod money;
 pub mod record;
+pub mod replay;
 mod traffic;
 pub mod twin;
 mod world;
@@ -24,6 +26,17 @@ mod world;
 mod tests;
 #[cfg(test)]
 mod twin_tests;
+
+use quorate_protocols::refusal::Refusal;
+use quorate_protocols::wire::Name;
+
+/// The party behind a bank's name in payments: the same in small letters.
+///
+/// # Errors
+/// [`Code::Malformed`](quorate_protocols::refusal::Code::Malformed) when that is no party's name.
+pub fn bank_name(text: &str) -> Result<Name, Refusal> {
+    Name::new(&text.to_lowercase())
+}
 
 /// Why payments could not be made or read.
 #[derive(Debug, thiserror::Error)]

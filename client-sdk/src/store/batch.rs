@@ -17,6 +17,7 @@ enum Op {
     PutRecord { kind: String, key: String, value: Vec<u8> },
     InsertRecord { kind: String, key: String, value: Vec<u8> },
     DelRecord { kind: String, key: String },
+    DelRecords { kind: String, prefix: String },
 }
 
 impl Batch {
@@ -58,6 +59,11 @@ impl Batch {
         self.with(Op::DelRecord { kind: kind.to_owned(), key: key.to_owned() })
     }
 
+    /// Erases all records of a kind whose key starts with `prefix`.
+    pub fn del_records(self, kind: &str, prefix: &str) -> Self {
+        self.with(Op::DelRecords { kind: kind.to_owned(), prefix: prefix.to_owned() })
+    }
+
     /// Appends the writes of another batch.
     pub fn and(mut self, other: Self) -> Self {
         self.ops.extend(other.ops);
@@ -81,6 +87,7 @@ impl Batch {
                     records::insert(db, kind, key, value).await?;
                 }
                 Op::DelRecord { kind, key } => records::delete(db, kind, key).await?,
+                Op::DelRecords { kind, prefix } => records::delete_all(db, kind, prefix).await?,
             }
         }
         Ok(())

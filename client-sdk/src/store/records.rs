@@ -39,6 +39,23 @@ impl Store {
         .await?;
         Ok(rows)
     }
+
+    /// Keys of all records of a kind whose key starts with `prefix`, sorted.
+    ///
+    /// # Errors
+    ///
+    /// Failures of the database.
+    pub async fn list_keys(&self, kind: &str, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let keys = sqlx::query_scalar(
+            "SELECT key FROM records
+             WHERE kind = $1 AND substr(key, 1, length($2)) = $2 ORDER BY key",
+        )
+        .bind(kind)
+        .bind(prefix)
+        .fetch_all(self.pool())
+        .await?;
+        Ok(keys)
+    }
 }
 
 pub(super) async fn put(
@@ -85,6 +102,19 @@ pub(super) async fn delete(
     sqlx::query("DELETE FROM records WHERE kind = $1 AND key = $2")
         .bind(kind)
         .bind(key)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn delete_all(
+    db: &mut SqliteConnection,
+    kind: String,
+    prefix: String,
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM records WHERE kind = $1 AND substr(key, 1, length($2)) = $2")
+        .bind(kind)
+        .bind(prefix)
         .execute(db)
         .await?;
     Ok(())

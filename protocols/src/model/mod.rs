@@ -150,7 +150,10 @@ impl ModelState {
     pub fn initial(workload: &Workload, code: &FixedPoint, job: &Hash) -> Self {
         let (mut params, mut progress) = (Vec::new(), Progress::None);
         match workload {
-            Workload::Sum { .. } | Workload::Bayes(_) | Workload::Vertical(_) => {}
+            Workload::Sum { .. }
+            | Workload::Bayes(_)
+            | Workload::Vertical(_)
+            | Workload::Payments(_) => {}
             Workload::Train(spec) => {
                 params = initial_params(spec, code);
                 if spec.steps.is_some() {

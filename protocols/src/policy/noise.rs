@@ -53,7 +53,7 @@ pub fn sensitivity(workload: &Workload, noise: &NoiseSpec, round: u32) -> f64 {
             cells(spec.table.schema.columns.len().saturating_sub(round as usize))
         }
         Workload::Bayes(spec) => cells(spec.table.schema.columns.len()),
-        Workload::Vertical(_) => f64::INFINITY,
+        Workload::Vertical(_) | Workload::Payments(_) => f64::INFINITY,
     }
 }
 
@@ -122,6 +122,7 @@ pub fn fault(workload: &Workload, noise: &NoiseSpec) -> Option<&'static str> {
         Workload::Tree(_) | Workload::Bayes(_) => {
             (noise.unit == Unit::Party).then_some("counts hide records, not parties")
         }
+        Workload::Payments(_) => None,
         Workload::Vertical(_) => Some("a vertical job hides labels, by its own table: labels"),
     }
 }

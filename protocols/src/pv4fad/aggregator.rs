@@ -1,18 +1,20 @@
-//! The aggregator's side: it carries sealed envelopes and logs one assignment per model version.
+//! The aggregator's side: it carries letters and logs one assignment per model version.
 
 use std::collections::BTreeMap;
 
+use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::Hash;
 use serde::{Deserialize, Serialize};
 
-use super::messages::{Assigned, Logged, Message};
-use super::{Envelope, Job, Keep};
-use crate::machine::{Context, Fact, Output, Peer};
+use super::Job;
+use super::letters::{Close, Collect, Envelope};
+use super::messages::{Assigned, Logged};
+use crate::machine::{Context, Fact, Peer};
 use crate::refusal::{Code, Refusal};
 use crate::wire::{Name, Signed, Verified};
 
-/// An output of this machine.
-pub type AggregatorOutput = Output<Message, Keep>;
+/// Longest sentence that says why a job ends: everybody is shown it.
+const MAX_DETAIL_BYTES: usize = 2000;
 
 /// One payments job at the aggregator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,25 +30,73 @@ impl AggregatorJob {
         Self { job, logged: BTreeMap::new() }
     }
 
-    /// Where an envelope goes: a bank, the network or the authority of the job.
+    /// The job.
+    #[must_use]
+    pub const fn job(&self) -> &Job {
+        &self.job
+    }
+
+    fn of_job(&self, job: &Hash) -> Result<(), Refusal> {
+        if *job == self.job.manifest {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::UnknownJob, "of another job"))
+    }
+
+    /// Where a role is, and its signature key.
+    fn role(&self, name: &Name) -> Result<(Peer, VerifyKey), Refusal> {
+        if *name == self.job.authority.name {
+            return Ok((Peer::Authority(name.clone()), self.job.authority.verify));
+        }
+        if *name == self.job.network.party {
+            return Ok((Peer::Party(name.clone()), self.job.network.verify));
+        }
+        Ok((Peer::Party(name.clone()), self.job.bank(name)?.verify))
+    }
+
+    /// Where a letter goes, and its sender. It is signed by a role of the job, and one of sender and
+    /// receiver is the network: nobody else has anything to say to another.
     ///
     /// # Errors
-    /// [`Code::UnknownJob`], [`Code::UnknownParty`].
-    pub fn route(&self, envelope: &Envelope) -> Result<Peer, Refusal> {
-        if envelope.job != self.job.id() {
-            return Err(Refusal::new(Code::UnknownJob, "an envelope of another job"));
+    /// [`Code::UnknownJob`], [`Code::UnknownParty`], [`Code::BadSignature`].
+    pub fn route(&self, letter: &Signed<Envelope>) -> Result<(Peer, Verified<Envelope>), Refusal> {
+        let claimed = letter.peek()?;
+        self.of_job(&claimed.job)?;
+        let (_, key) = self.role(&claimed.from)?;
+        let (to, _) = self.role(&claimed.to)?;
+        let network = &self.job.network.party;
+        if (claimed.from == *network) == (claimed.to == *network) {
+            let why = "letters go from the network and to the network";
+            return Err(Refusal::new(Code::UnknownParty, why));
         }
-        let peer = |name: &Name| {
-            if *name == self.job.authority.name {
-                return Ok(Peer::Authority(name.clone()));
-            }
-            if *name != self.job.network.party {
-                self.job.bank(name)?;
-            }
-            Ok(Peer::Party(name.clone()))
+        Ok((to, letter.verify(&key)?))
+    }
+
+    /// Whose letters are asked for.
+    ///
+    /// # Errors
+    /// As [`AggregatorJob::route`].
+    pub fn collects(&self, collect: &Signed<Collect>) -> Result<Verified<Collect>, Refusal> {
+        let claimed = collect.peek()?;
+        self.of_job(&claimed.job)?;
+        collect.verify(&self.role(&claimed.party)?.1)
+    }
+
+    /// The network ends the job; says why, if it does so early.
+    ///
+    /// # Errors
+    /// [`Code::UnknownJob`], [`Code::BadSignature`], [`Code::TooLarge`].
+    pub fn close(&self, close: &Signed<Close>) -> Result<Option<Refusal>, Refusal> {
+        let close = close.verify(&self.job.network.verify)?;
+        self.of_job(&close.job)?;
+        let long = |refusal: &Refusal| {
+            refusal.detail.len() > MAX_DETAIL_BYTES
+                || refusal.culprits.len().max(refusal.concerns.len()) > self.job.banks.len()
         };
-        peer(&envelope.from)?;
-        peer(&envelope.to)
+        if close.failure.as_ref().is_some_and(long) {
+            return Err(Refusal::new(Code::TooLarge, "a reason that is too long"));
+        }
+        Ok(close.failure.clone())
     }
 
     /// Logs an assignment: one per model version, ever.
@@ -57,7 +107,7 @@ impl AggregatorJob {
         &mut self,
         cx: &Context<'_>,
         assigned: &Signed<Assigned>,
-    ) -> Result<Vec<AggregatorOutput>, Refusal> {
+    ) -> Result<(Fact, Signed<Logged>), Refusal> {
         let assigned = self.job.by_network(assigned)?;
         let version = assigned.version;
         let known = self.logged.get(&version);
@@ -73,11 +123,8 @@ impl AggregatorJob {
         let logged = self.logged.entry(version).or_insert_with(|| {
             Signed::sign(Logged { job, version, hash: assigned.hash, index }, cx.identity)
         });
-        let to = Peer::Party(self.job.network.party.clone());
-        Ok(vec![
-            Output::Log(Fact::job("assignment.logged", assigned.hash.to_string())),
-            Output::Send { to, message: Message::Logged(logged.signed().clone()) },
-        ])
+        let fact = Fact::of("assignment.logged", version, 0, assigned.hash.to_string());
+        Ok((fact, logged.signed().clone()))
     }
 
     /// The logged assignment of a version.

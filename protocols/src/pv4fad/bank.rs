@@ -71,9 +71,11 @@ struct Version {
 /// One query.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Query {
-    /// Hash of the table and, for each side on which this bank picked, of the accounts asked about.
+    /// Hash of the table.
     table: Hash,
-    asked: BTreeMap<Side, Hash>,
+    /// For each side on which this bank picked: hash of the accounts asked about, and where the
+    /// signed answer is kept.
+    asked: BTreeMap<Side, (Hash, Hash)>,
     released: Option<Hash>,
 }
 
@@ -86,6 +88,8 @@ pub struct BankJob {
     queries: BTreeMap<u64, Query>,
     /// Times that an account was asked about, under a keyed hash.
     asked: BTreeMap<Hash, u32>,
+    /// Rows that were asked about, on either side.
+    rows: u64,
 }
 
 impl BankJob {
@@ -101,8 +105,8 @@ impl BankJob {
         if !own {
             return Err(Refusal::new(Code::UnknownParty, "the job names other keys of this bank"));
         }
-        let (versions, queries, asked) = Default::default();
-        Ok(Self { me, job, versions, queries, asked })
+        let (versions, queries, asked, rows) = Default::default();
+        Ok(Self { me, job, versions, queries, asked, rows })
     }
 
     /// Handles a message of the network.
@@ -136,6 +140,12 @@ impl BankJob {
         })
     }
 
+    /// The answer to a message whose step could not be stored, such as for a spent budget.
+    #[must_use]
+    pub fn refuse(&self, cx: &Context<'_>, message: &Message, refusal: &Refusal) -> BankOutput {
+        self.to_network(self.job.refused(cx, &self.me, message, refusal))
+    }
+
     fn to_network(&self, message: Message) -> BankOutput {
         Output::Send { to: Peer::Party(self.job.network.party.clone()), message }
     }
@@ -158,6 +168,9 @@ impl BankJob {
         self.addressed(&part.bank)?;
         if part.rows.len() != self.job.part_len() {
             return Err(self.blame(Code::WrongLength, "a part has 1,024 rows"));
+        }
+        if u64::from(part.part) >= self.job.most_parts() {
+            return Err(self.blame(Code::WrongLength, "more parts than the job has rows"));
         }
         let bytes = encode(signed);
         let hashes = (signed.hash(), blob_hash(&bytes));
@@ -418,13 +431,16 @@ impl BankJob {
         let known = self.queries.get(&fields.query);
         let same_table = known.is_none_or(|known| known.table == table.hash());
         let before = known.and_then(|known| known.asked.get(&side).copied());
-        let once = same_table && before.is_none_or(|before| before == content);
+        let once = same_table && before.is_none_or(|(before, _)| before == content);
         if !holds(Check::LabelOnce, once) {
             return Err(self.blame(Code::LabelReuse, "this query had another content before"));
         }
-        if before.is_none() {
-            self.count_accounts(cx, &accounts.accounts)?;
+        if let Some((_, answer)) = before.filter(|(before, _)| *before == content) {
+            // What was found then, whatever the accounts have become since.
+            let picked = decode::<Signed<Picked>>(&world.world.blob(&answer)?)?;
+            return Ok(vec![self.to_network(Message::Picked(picked))]);
         }
+        self.count_accounts(cx, &accounts.accounts)?;
         let (mut ciphers, mut proofs) = (Vec::new(), Vec::new());
         let each =
             fields.rows.iter().zip(&accounts.accounts).zip(candidates.chunks(row_bytes.max(1)));
@@ -445,12 +461,6 @@ impl BankJob {
             ciphers.extend(chosen.ciphers);
             proofs.extend(chosen.proofs);
         }
-        let query = self.queries.entry(fields.query).or_insert_with(|| Query {
-            table: table.hash(),
-            asked: BTreeMap::new(),
-            released: None,
-        });
-        query.asked.insert(side, content);
         let picked = Picked {
             job: self.job.id(),
             version: table.version,
@@ -461,13 +471,26 @@ impl BankJob {
             proofs,
         };
         let picked = Signed::sign(picked, cx.identity).signed().clone();
+        let keep = Keep::of(encode(&picked));
+        let query = self.queries.entry(fields.query).or_insert_with(|| Query {
+            table: table.hash(),
+            asked: BTreeMap::new(),
+            released: None,
+        });
+        query.asked.insert(side, (content, keep.hash));
         let note = format!("query {}: {rows} rows, {side:?}", fields.query);
         let fact = Output::Log(Fact::of("query.answered", table.version, 0, note));
-        Ok(vec![fact, self.to_network(Message::Picked(picked))])
+        Ok(vec![fact, Output::Work(keep), self.to_network(Message::Picked(picked))])
     }
 
-    /// W13: no account is asked about more often than the job says.
+    /// W13: no account is asked about more often than the job says, nor more rows on both sides than
+    /// all its queries can have.
     fn count_accounts(&mut self, cx: &Context<'_>, accounts: &[Account]) -> Result<(), Refusal> {
+        self.rows = self.rows.saturating_add(accounts.len() as u64);
+        if self.rows > self.job.queries.total.saturating_mul(2) {
+            let why = "more rows were asked about than the job's queries can have";
+            return Err(Refusal::new(Code::BudgetSpent, why));
+        }
         for account in accounts {
             let times = self.asked.entry(keyed(cx, account)).or_default();
             *times = times.saturating_add(1);
@@ -516,6 +539,14 @@ impl BankJob {
                     asked: BTreeMap::new(),
                     released: None,
                 });
+                // The network numbers queries and the authority releases them: which of the two is
+                // wrong, these bytes do not say.
+                if !holds(Check::OneShare, query.table == *table) {
+                    return Err(Refusal::new(
+                        Code::WrongLabel,
+                        "the release is of another table than this query's",
+                    ));
+                }
                 &mut query.released
             }
         };

@@ -450,6 +450,8 @@ pub struct Refused {
     pub job: Hash,
     /// Model version of the message, or 0.
     pub version: u32,
+    /// The query that the message belongs to.
+    pub query: Option<u64>,
     /// Who refused.
     pub bank: Name,
     /// Why.
@@ -541,6 +543,20 @@ impl Message {
             Self::QueryAsk(m, _) => of(m),
             Self::ReleaseAsk(m) => of(&m.table),
             _ => 0,
+        }
+    }
+
+    /// The query that its sender says it belongs to.
+    #[must_use]
+    pub fn query(&self) -> Option<u64> {
+        match self {
+            Self::QueryAsk(table, _) => table.peek().ok().map(|table| table.fields.query),
+            Self::ReleaseAsk(ask) => ask.table.peek().ok().map(|table| table.fields.query),
+            Self::OpenAsk(ask) => match ask.release.peek().ok()?.opens {
+                Opens::Query { query, .. } => Some(query),
+                Opens::Model { .. } => None,
+            },
+            _ => None,
         }
     }
 

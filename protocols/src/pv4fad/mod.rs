@@ -43,6 +43,7 @@ pub mod aggregator;
 pub mod authority;
 pub mod bank;
 pub mod forest;
+pub mod letters;
 pub mod messages;
 pub mod network;
 #[cfg(feature = "testkit")]
@@ -60,7 +61,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_crypto::fixed::bits_needed;
-use quorate_crypto::keys::{ExchangeKey, Identity, VerifyKey};
+use quorate_crypto::keys::{Identity, VerifyKey};
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_crypto::secret::Secret;
 use quorate_crypto::sum::{Ring, SumShape};
@@ -75,26 +76,22 @@ use zeroize::Zeroize;
 
 use crate::card::{Card, Guarantee};
 use crate::checks::{Check, holds};
-use crate::job::{AuthorityKey, Minima, RosterEntry};
+use crate::job::{AuthorityKey, Manifest, Minima, RosterEntry};
 use crate::policy::noise::{add_share, room_of, scale_of};
 use crate::policy::{Charge, Mechanism, NoiseSpec, Unit};
 use crate::refusal::{Code, Culprit, Refusal};
-use crate::wire::{Body, MAX_MESSAGE_BYTES, Name, Signed, Verified, encode};
+use crate::round::keying::JobKey;
+use crate::wire::{Body, Name, Signed, Verified, encode};
+use crate::workload::Workload;
+pub use crate::workload::{MAX_CLASS_BITS, MAX_PAYMENTS, PART_ROWS, PvSpec, QueryLimits};
+pub use letters::{Envelope, MAX_LETTER_BYTES};
 
 /// Number of this protocol in manifests.
 pub const PROTOCOL_ID: u16 = 4;
-/// Rows of one part of a join list: lists are padded to whole parts.
-pub const PART_ROWS: usize = 1024;
-/// Most class bits of a side.
-pub const MAX_CLASS_BITS: u16 = 7;
 /// Most coordinates that are opened: trees x cells x class bits; their noise fits a message.
 pub const MAX_COORDINATES: u64 = 60_000;
-/// Most payments of one model version.
-pub const MAX_ROWS: u64 = 1 << 24;
 /// Most payments of one query.
 pub const MAX_QUERY_ROWS: usize = 256;
-/// Sealed messages have a multiple of so many bytes, since account strings differ in length.
-const ENVELOPE_STEP: usize = 4096;
 /// Bits of a table's entry at inference: the index of a score among the row's scores.
 const ENTRY_BITS: u32 = 8;
 
@@ -133,7 +130,7 @@ pub const CARD: Card = Card {
     assumptions: &[
         "the authority and T banks do not collude: together they read every flag",
         "the network and the authority do not collude: together they know the rows behind a ciphertext, and \
-         aim cells or queries",
+         have any sum released, a single flag too, that T honest banks then help to open",
         "at most c banks collude with the network; h = r_min - c - 1 others' noise hides an account",
         "a bank that sends false flags is not detected: a proof says that a bit is a bit",
         "every store is durable and is not rolled back behind its process",
@@ -171,34 +168,11 @@ impl core::fmt::Debug for RowId {
     }
 }
 
-/// How often the network may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueryLimits {
-    /// Payments scored in the whole job.
-    pub total: u64,
-    /// Payments scored in one window.
-    pub per_window: u32,
-    /// Length of a window, in milliseconds.
-    pub window_ms: u64,
-    /// Times that one account is asked about, at its bank.
-    pub per_account: u32,
-}
-
-/// All that is fixed before the key is made.
+/// The numbers of a job: what its manifest says of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Terms {
-    /// Tenant of the deployment.
-    pub tenant: Name,
-    /// Random: two jobs are never the same.
-    pub salt: [u8; 16],
-    /// The aggregator's signature key.
-    pub aggregator: VerifyKey,
-    /// The authority.
-    pub authority: AuthorityKey,
-    /// The network.
-    pub network: RosterEntry,
-    /// The banks, sorted by name; holder i of the key is bank i - 1.
-    pub banks: Vec<RosterEntry>,
+pub struct Figures {
+    /// N, banks, each of which holds a share of the key.
+    pub holders: u32,
     /// T, banks needed to open, besides the authority; over c.
     pub threshold: u32,
     /// Noise shares wanted.
@@ -227,7 +201,59 @@ pub struct Terms {
     pub queries: QueryLimits,
 }
 
-impl Terms {
+/// A manifest's figures with the keys of those who joined: all that is fixed when the key is made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Hash of the manifest.
+    pub manifest: Hash,
+    /// The aggregator's signature key.
+    pub aggregator: VerifyKey,
+    /// The authority.
+    pub authority: AuthorityKey,
+    /// The network.
+    pub network: RosterEntry,
+    /// The banks, sorted by name; holder i of the key is bank i - 1.
+    pub banks: Vec<RosterEntry>,
+    /// The numbers.
+    pub figures: Figures,
+}
+
+impl core::ops::Deref for Terms {
+    type Target = Figures;
+
+    fn deref(&self) -> &Figures {
+        &self.figures
+    }
+}
+
+impl Figures {
+    /// The figures of a manifest.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`] when it is none of a payments job.
+    pub fn of(manifest: &Manifest) -> Result<Self, Refusal> {
+        let (Workload::Payments(spec), Some(holding)) = (&manifest.workload, manifest.threshold)
+        else {
+            return Err(Refusal::new(Code::BadManifest, "not a job on payments"));
+        };
+        Ok(Self {
+            holders: holding.holders,
+            threshold: holding.threshold,
+            quorum: manifest.quorum,
+            k_min: manifest.k_min,
+            colluders: manifest.colluders,
+            class_bits: spec.class_bits,
+            trees: spec.trees,
+            cells: spec.cells(),
+            part_rows: spec.part_rows,
+            rows_per_account: spec.rows_per_account,
+            max_rows: spec.max_rows,
+            versions: spec.versions,
+            noise: manifest.privacy.noise().cloned(),
+            queries: spec.queries,
+        })
+    }
+
     /// r_min = max(quorum, k_min + c): fewer noise shares open nothing.
     #[must_use]
     pub fn floor(&self) -> u32 {
@@ -250,6 +276,19 @@ impl Terms {
     #[must_use]
     pub fn part_len(&self) -> usize {
         usize::from(self.part_rows)
+    }
+
+    /// Most parts of one side of one bank's list: all rows, and padding.
+    fn most_parts(&self) -> u64 {
+        self.max_rows.div_ceil(u64::from(self.part_rows.max(1))).saturating_add(1)
+    }
+
+    /// Most pieces of evidence and noise shares that an authority keeps: those of every version, four
+    /// times over, for attempts that were not logged.
+    fn most_kept(&self) -> u64 {
+        let banks = u64::from(self.holders);
+        let parts = self.most_parts().saturating_add(banks).saturating_mul(2);
+        parts.saturating_add(banks).saturating_mul(4).saturating_mul(self.versions.into())
     }
 
     /// Coordinates of one tree.
@@ -299,7 +338,7 @@ impl Terms {
         SumShape {
             ring: Ring::Z32,
             dim: self.coordinates() as u64,
-            parties: u32::try_from(self.banks.len()).unwrap_or(u32::MAX).max(2),
+            parties: self.holders.max(2),
             authorities: 1,
             bits: bits_needed(1, u128::from(self.noise_room())).max(2),
         }
@@ -307,27 +346,19 @@ impl Terms {
 
     /// What opened cells may hold.
     fn range(&self) -> core::ops::RangeInclusive<i64> {
-        let banks = i64::try_from(self.banks.len()).unwrap_or(i64::MAX);
+        let banks = i64::from(self.holders);
         let noise = i64::try_from(self.noise_room()).unwrap_or(i64::MAX).saturating_mul(banks);
         let rows = i64::try_from(self.max_rows).unwrap_or(i64::MAX);
         noise.saturating_neg()..=rows.saturating_add(noise)
     }
 
-    /// Whether the terms are consistent and what they ask for can be opened.
+    /// Whether the figures are consistent and what they ask for can be opened.
     ///
     /// # Errors
     /// [`Code::BadManifest`] with the reason.
     pub fn check(&self) -> Result<(), Refusal> {
         let bad = |why: &str| Err(Refusal::new(Code::BadManifest, why));
-        let banks = u32::try_from(self.banks.len()).unwrap_or(u32::MAX);
-        let verify: BTreeSet<_> =
-            self.banks.iter().chain([&self.network]).map(|entry| entry.verify).collect();
-        if !self.banks.is_sorted_by(|a, b| a.party < b.party)
-            || verify.len() != self.banks.len().saturating_add(1)
-            || self.banks.iter().any(|bank| bank.party == self.network.party)
-        {
-            return bad("banks must be distinct, sorted by name, and none of them the network");
-        }
+        let banks = self.holders;
         if self.k_min < 2 || self.floor() > banks || banks > MAX_HOLDERS {
             return bad(
                 "k_min must be at least 2, the floor at most the number of banks, itself at most 64",
@@ -349,11 +380,11 @@ impl Terms {
             usize::from(self.class_bits).saturating_mul(3 * CIPHERTEXT_BYTES + BIT_PROOF_BYTES);
         let part =
             usize::from(self.trees).saturating_mul(3).saturating_add(rows).saturating_add(64);
-        if part.saturating_mul(PART_ROWS) > MAX_MESSAGE_BYTES {
+        if part.saturating_mul(usize::from(PART_ROWS)) > MAX_LETTER_BYTES {
             return bad("a part's evidence would pass 4 MiB: fewer trees or class bits");
         }
-        let few = cfg!(any(test, feature = "testkit")) && (1..PART_ROWS).contains(&self.part_len());
-        if self.part_len() != PART_ROWS && !few {
+        let few = cfg!(any(test, feature = "testkit")) && (1..PART_ROWS).contains(&self.part_rows);
+        if self.part_rows != PART_ROWS && !few {
             return bad("join lists are padded to 1,024 rows");
         }
         if self.noise.is_none() && self.versions > 1 {
@@ -361,7 +392,7 @@ impl Terms {
                 "without noise there is one model version: two show the difference of their rows",
             );
         }
-        if !(1..=MAX_ROWS).contains(&self.max_rows)
+        if !(1..=MAX_PAYMENTS).contains(&self.max_rows)
             || self.rows_per_account == 0
             || self.versions == 0
         {
@@ -389,6 +420,45 @@ impl Terms {
 }
 
 impl Terms {
+    /// The terms of a job whose key is made. The call for it names all parties, and the authority,
+    /// which posts last, checked that each is enrolled with these keys.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`], [`Code::BadKey`].
+    pub fn of(manifest: &Manifest, key: &JobKey) -> Result<Self, Refusal> {
+        let call = key.keying().call();
+        let network = call.network.clone();
+        let authority = manifest.authorities.first().cloned();
+        Ok(Self {
+            manifest: manifest.hash(),
+            aggregator: manifest.aggregator,
+            authority: authority
+                .ok_or_else(|| Refusal::new(Code::BadManifest, "a job has an authority"))?,
+            network: network
+                .ok_or_else(|| Refusal::new(Code::BadKey, "the key call names no network"))?,
+            banks: call.holders.clone(),
+            figures: Figures::of(manifest)?,
+        })
+    }
+
+    /// Whether the figures are right and the parties distinct.
+    ///
+    /// # Errors
+    /// [`Code::BadManifest`] with the reason.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let verify: BTreeSet<_> =
+            self.banks.iter().chain([&self.network]).map(|entry| entry.verify).collect();
+        if !self.banks.is_sorted_by(|a, b| a.party < b.party)
+            || self.banks.len() != self.figures.holders as usize
+            || verify.len() != self.banks.len().saturating_add(1)
+            || self.banks.iter().any(|bank| bank.party == self.network.party)
+        {
+            let why = "banks must be distinct, sorted by name, and none of them the network";
+            return Err(Refusal::new(Code::BadManifest, why));
+        }
+        self.figures.check()
+    }
+
     /// Whether the terms are what a bank insists on (W3).
     ///
     /// # Errors
@@ -442,6 +512,14 @@ impl Job {
         }
         let id = hash_parts("quorate/pv-job/1", &[&encode(&terms), &public]);
         Ok(Self { terms, public, id })
+    }
+
+    /// The job of a manifest whose key is made.
+    ///
+    /// # Errors
+    /// As [`Terms::of`] and [`Job::new`].
+    pub fn of(manifest: &Manifest, key: &JobKey) -> Result<Self, Refusal> {
+        Self::new(Terms::of(manifest, key)?, key.public().to_vec())
     }
 
     /// What every label binds.
@@ -539,6 +617,7 @@ impl Job {
         let refused = messages::Refused {
             job: self.id,
             version: message.version(),
+            query: message.query(),
             bank: me.clone(),
             refusal: refusal.clone(),
         };
@@ -686,66 +765,4 @@ fn reply_ciphers(reply: &[u8], count: usize) -> &[u8] {
 /// A seed that only this role can compute, for one thing.
 fn seed(identity: &Identity, domain: &str, parts: &[&[u8]]) -> Secret<[u8; 32]> {
     identity.derive_seed(domain, &hash_parts(domain, parts).0)
-}
-
-/// A sealed message on its way through the aggregator, which sees names and lengths.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Envelope {
-    /// The job.
-    pub job: Hash,
-    /// Its sender, as it says; what is inside is signed.
-    pub from: Name,
-    /// Who can open it.
-    pub to: Name,
-    /// HPKE to the receiver's exchange key: a [`messages::Message`].
-    pub sealed: Vec<u8>,
-}
-
-impl Envelope {
-    fn info(job: &Hash, from: &Name, to: &Name) -> Hash {
-        let parts: [&[u8]; 3] = [&job.0, from.as_str().as_bytes(), to.as_str().as_bytes()];
-        hash_parts("quorate/pv-envelope/1", &parts)
-    }
-
-    /// Seals a message. `rng` must give fresh randomness.
-    ///
-    /// # Errors
-    /// [`Code::TooLarge`]; [`Code::BadRoster`] when the receiver's key is of small order.
-    pub fn seal<R: rand_core::CryptoRng>(
-        job: Hash,
-        (from, to): (&Name, &Name),
-        key: &ExchangeKey,
-        message: &messages::Message,
-        rng: &mut R,
-    ) -> Result<Self, Refusal> {
-        let message = zeroize::Zeroizing::new(encode(message));
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(Refusal::new(Code::TooLarge, "message over 4 MiB"));
-        }
-        let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_le_bytes();
-        let whole = message.len().saturating_add(length.len()).next_multiple_of(ENVELOPE_STEP);
-        let mut plain = zeroize::Zeroizing::new(Vec::with_capacity(whole));
-        plain.extend_from_slice(&length);
-        plain.extend_from_slice(&message);
-        plain.resize(whole, 0);
-        let sealed = key
-            .seal(&Self::info(&job, from, to).0, &plain, rng)
-            .ok_or_else(|| Refusal::new(Code::BadRoster, "an exchange key of small order"))?;
-        Ok(Self { job, from: from.clone(), to: to.clone(), sealed })
-    }
-
-    /// Opens it.
-    ///
-    /// # Errors
-    /// [`Code::Malformed`] when it was sealed to somebody else or is no message.
-    pub fn open(&self, identity: &Identity) -> Result<messages::Message, Refusal> {
-        let info = Self::info(&self.job, &self.from, &self.to);
-        let plain = identity
-            .open_sealed(&info.0, &self.sealed)
-            .ok_or_else(|| Refusal::new(Code::Malformed, "sealed to another receiver"))?;
-        let malformed = || Refusal::new(Code::Malformed, "a sealed message of another length");
-        let (length, rest) = plain.expose().split_first_chunk().ok_or_else(malformed)?;
-        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| malformed())?;
-        crate::wire::decode(rest.get(..length).ok_or_else(malformed)?)
-    }
 }

@@ -30,6 +30,9 @@ use crate::wire::{Name, Signed, Verified, decode, encode};
 /// Parts worked on in one step: what a step keeps and sends stays in memory until it is stored.
 const STEP_PARTS: usize = if cfg!(test) { 3 } else { 64 };
 
+/// Times that an authority which is not able to answer is asked again in one model version.
+const MAX_RETRIES: u32 = 16;
+
 /// An output of this machine.
 pub type NetworkOutput = Output<Message, Keep>;
 
@@ -217,6 +220,8 @@ struct Query {
     /// Where the last picks are kept.
     last: Option<Hash>,
     scores: Option<Vec<f64>>,
+    /// Why it is not answered, or not yet.
+    refused: Option<Refusal>,
 }
 
 /// One model version of a payments job at the network.
@@ -248,6 +253,8 @@ pub struct NetworkJob {
     counts: Option<Vec<i64>>,
     queries: BTreeMap<u64, Query>,
     failure: Option<Refusal>,
+    /// Times that the authority asked to be asked again.
+    retries: u32,
 }
 
 /// The values that a row's table tells apart, ascending.
@@ -326,6 +333,7 @@ impl NetworkJob {
             counts: None,
             queries: BTreeMap::new(),
             failure: None,
+            retries: 0,
         };
         Ok((next, outputs))
     }
@@ -354,6 +362,70 @@ impl NetworkJob {
         self.queries.get(&query)?.scores.as_deref()
     }
 
+    /// Why a query is not answered, or not yet.
+    #[must_use]
+    pub fn query_refusal(&self, query: u64) -> Option<&Refusal> {
+        self.queries.get(&query)?.refused.as_ref()
+    }
+
+    /// Whether a query was asked.
+    #[must_use]
+    pub fn has_asked(&self, query: u64) -> bool {
+        self.queries.contains_key(&query)
+    }
+
+    /// The job.
+    #[must_use]
+    pub const fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Banks that are left out.
+    #[must_use]
+    pub const fn lost(&self) -> &BTreeSet<Name> {
+        &self.lost
+    }
+
+    /// Banks behind the noise of the opened counts.
+    #[must_use]
+    pub fn noise_shares(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// Whether a payment of the model version counts in its cells: its ordering side came, and all
+    /// parts of its beneficiary bank.
+    #[must_use]
+    pub fn counts_payment(&self, world: &NetworkWorld<'_>, payment: usize) -> bool {
+        let Some(Payment { banks: [_, beneficiary], .. }) = world.payments.get(payment) else {
+            return false;
+        };
+        let row = world.layout.row(payment);
+        row.and_then(|row| self.ordering_place(world, payment, &row)).is_some()
+            && self.is_complete(world, Side::Beneficiary, beneficiary)
+    }
+
+    /// Banks whose answer the model version waits for.
+    #[must_use]
+    pub fn waits_for(&self, world: &NetworkWorld<'_>) -> Vec<Name> {
+        let present = self.present();
+        let flags = if self.chained { Side::Beneficiary } else { Side::Ordering };
+        let waits = |bank: &Name| match self.phase {
+            Phase::Setup => !self.joined.contains(bank),
+            Phase::Joined => !self.is_complete(world, flags, bank),
+            Phase::Summed => !self.frozen && !self.shares.contains_key(bank),
+            Phase::Frozen | Phase::Trained | Phase::Serving => {
+                self.openings.values().any(|opening| {
+                    opening.partials.len() < self.job.threshold as usize
+                        && opening.asked.contains(bank)
+                        && !opening.failed.contains(bank)
+                        && !opening.partials.contains_key(bank)
+                })
+            }
+            Phase::Flagged | Phase::Failed => false,
+        };
+        present.into_iter().filter(|bank| waits(bank)).collect()
+    }
+
     /// Handles a message of a bank, the authority or the aggregator.
     ///
     /// # Errors
@@ -374,7 +446,7 @@ impl NetworkJob {
             Message::Released(release, partial) => next.released(world, release, partial),
             Message::Partial(partial) => next.partial(world, partial),
             Message::Picked(picked) => next.picked(cx, picked),
-            Message::Refused(refused) => next.refused(refused),
+            Message::Refused(refused) => next.refused(world, refused),
             other => Err(Refusal::new(Code::WrongState, format!("a network takes no {other:?}"))),
         };
         Ok(self.settle(next, outcome))
@@ -425,8 +497,13 @@ impl NetworkJob {
         vec![Output::Log(fact)]
     }
 
-    /// A bank that refuses is left out; a model version that the authority refuses is over.
-    fn refused(&mut self, signed: &Signed<Refused>) -> Result<Vec<NetworkOutput>, Refusal> {
+    /// A bank that refuses is left out; a model version that the authority refuses is over. Who is not
+    /// able to answer now is asked again, or left out by the driver in its time.
+    fn refused(
+        &mut self,
+        world: &NetworkWorld<'_>,
+        signed: &Signed<Refused>,
+    ) -> Result<Vec<NetworkOutput>, Refusal> {
         let claimed = signed.peek()?;
         let by_authority = claimed.bank == self.job.authority.name;
         let refused =
@@ -434,12 +511,41 @@ impl NetworkJob {
         self.is_of_version(refused.version)?;
         let note = format!("{}: {}", refused.bank, refused.refusal);
         let mut outputs = vec![Output::Log(Fact::of("was.refused", self.version, 0, note))];
-        if self.phase < Phase::Trained {
-            if by_authority {
-                outputs.extend(self.fail(refused.refusal.clone()));
-            } else {
-                self.lost.insert(refused.bank.clone());
+        if let Some(query) = refused.query {
+            if let Some(known) = self.queries.get_mut(&query).filter(|q| q.scores.is_none()) {
+                known.refused = Some(refused.refusal.clone());
             }
+            return Ok(outputs);
+        }
+        if self.phase >= Phase::Trained {
+            return Ok(outputs);
+        }
+        let later = refused.refusal.code == Code::Unavailable;
+        if by_authority && later && self.retries < MAX_RETRIES {
+            self.retries = self.retries.saturating_add(1);
+            outputs.extend(self.repeat(world)?);
+        } else if by_authority {
+            outputs.extend(self.fail(refused.refusal.clone()));
+        } else if !later {
+            self.lost.insert(refused.bank.clone());
+        }
+        Ok(outputs)
+    }
+
+    /// What the authority was given for its next answer is given again.
+    fn repeat(&mut self, world: &NetworkWorld<'_>) -> Result<Vec<NetworkOutput>, Refusal> {
+        if self.phase == Phase::Flagged {
+            (self.sent, self.asked_sums) = (0, false);
+        }
+        let mut outputs = Vec::new();
+        if self.phase == Phase::Summed && self.frozen {
+            let to = Peer::Authority(self.job.authority.name.clone());
+            for hash in self.shares.values() {
+                let share = decode::<Signed<NoiseShare>>(&world.world.blob(hash)?)?;
+                let message = Message::NoiseShare(share);
+                outputs.push(Output::Send { to: to.clone(), message });
+            }
+            self.frozen = false;
         }
         Ok(outputs)
     }
@@ -1057,7 +1163,11 @@ impl NetworkJob {
         if opening.partials.len() < needed {
             return Ok(Vec::new());
         }
-        let opening = opening.clone();
+        let whole = opening.clone();
+        // Who answered stays known; the answers are used up.
+        opening.authority = Vec::new();
+        opening.partials.values_mut().for_each(|partial| *partial = Vec::new());
+        let opening = whole;
         self.open(world, &opening, &ciphers)
     }
 
@@ -1104,6 +1214,7 @@ impl NetworkJob {
                     return Err(Refusal::new(Code::Overflow, "an entry that no table holds"));
                 };
                 known.scores = Some(scores);
+                known.refused = None;
                 self.phase = Phase::Serving;
                 let note = format!("query {query}");
                 Ok(vec![Output::Log(Fact::of("query.scored", self.version, 0, note))])
@@ -1184,7 +1295,11 @@ impl NetworkJob {
         );
         let shape = next.job.table_shape(fields.rows.len());
         let mut reply = vec![0; ElGamal.reply_bytes(&shape).unwrap_or(0)];
-        let seed = seed(cx.identity, "quorate/pv-table-seed/1", &[&label.0, &query.to_le_bytes()]);
+        // The values are part of what randomness is for: of two tables under one number, neither
+        // tells of the other.
+        let plain = Zeroizing::new(encode(&*values));
+        let parts: [&[u8]; 3] = [&label.0, &encode(&fields), &plain];
+        let seed = seed(cx.identity, "quorate/pv-table-seed/2", &parts);
         let binding = next.job.table_binding(&fields);
         world
             .world
@@ -1193,8 +1308,8 @@ impl NetworkJob {
             .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
         let table = QueryTable { job: next.job.id(), version: next.version, fields, reply };
         let table = Signed::sign(table, cx.identity);
-        let (picked, first, last, scores) = Default::default();
-        let state = Query { table, asked, picked, first, last, scores };
+        let (picked, first, last, scores, refused) = Default::default();
+        let state = Query { table, asked, picked, first, last, scores, refused };
         let output = next.ask_pick(cx, &state, Side::Ordering, Vec::new());
         next.queries.insert(query, state);
         Ok((next, vec![output]))
@@ -1257,14 +1372,47 @@ impl NetworkJob {
         let [ordering, beneficiary] = known.picked.as_slice() else {
             return Err(Refusal::new(Code::WrongState, "picks out of order"));
         };
-        let ask = ReleaseAsk {
-            table: known.table.signed().clone(),
-            ordering: ordering.clone(),
-            beneficiary: beneficiary.clone(),
-        };
+        let table = known.table.signed().clone();
+        let (ordering, beneficiary) = (ordering.clone(), beneficiary.clone());
+        let ask = self.ask_release(ReleaseAsk { table, ordering, beneficiary });
+        Ok(vec![Output::Work(keep), ask])
+    }
+
+    fn ask_release(&self, ask: ReleaseAsk) -> NetworkOutput {
         let to = Peer::Authority(self.job.authority.name.clone());
-        let message = Message::ReleaseAsk(Box::new(ask));
-        Ok(vec![Output::Work(keep), Output::Send { to, message }])
+        Output::Send { to, message: Message::ReleaseAsk(Box::new(ask)) }
+    }
+
+    /// The bank that a query waits for, while one is to pick.
+    #[must_use]
+    pub fn query_waits_for(&self, query: u64) -> Option<Name> {
+        let known = self.queries.get(&query).filter(|known| known.scores.is_none())?;
+        match known.picked.len() {
+            0 => Some(known.table.fields.ordering.clone()),
+            1 => Some(known.table.fields.beneficiary.clone()),
+            _ => None,
+        }
+    }
+
+    /// Asks again what a query waits for, after a refusal that may pass.
+    #[must_use]
+    pub fn query_again(mut self, cx: &Context<'_>, query: u64) -> (Self, Vec<NetworkOutput>) {
+        let Some(known) = self.queries.get_mut(&query).filter(|known| known.scores.is_none())
+        else {
+            return (self, Vec::new());
+        };
+        known.refused = None;
+        let known = known.clone();
+        let output = match known.picked.as_slice() {
+            [] => self.ask_pick(cx, &known, Side::Ordering, Vec::new()),
+            [ordering, beneficiary] => self.ask_release(ReleaseAsk {
+                table: known.table.signed().clone(),
+                ordering: ordering.clone(),
+                beneficiary: beneficiary.clone(),
+            }),
+            _ => self.ask_pick(cx, &known, Side::Beneficiary, known.first.clone()),
+        };
+        (self, vec![output])
     }
 }
 

@@ -5,6 +5,8 @@
 //! (signed again with its key) or on the way. Not simulated: loss and repetition, which the
 //! services' drivers mend.
 
+pub mod fuzz;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -22,14 +24,14 @@ use serde::de::DeserializeOwned;
 use super::aggregator::AggregatorJob;
 use super::authority::{AuthorityJob, AuthorityWorld};
 use super::bank::{Accounts, BankJob, BankWorld};
-use super::messages::{Account, Message};
+use super::messages::{Account, Assigned, Message};
 use super::network::{Asked, CellAssignment, Layout, NetworkJob, NetworkWorld, Payment, Phase};
-use super::{Blobs, Envelope, Job, Keep, QueryLimits, Side, Terms, World};
+use super::{Blobs, Envelope, Figures, Job, Keep, QueryLimits, Side, Terms, World};
 use crate::job::{AuthorityKey, Minima, RosterEntry};
 use crate::machine::{Context, Fact, Output, Peer};
 use crate::policy::{Charge, NoiseSpec};
 use crate::refusal::Refusal;
-use crate::wire::{Name, decode, encode};
+use crate::wire::{Name, Signed, decode, encode};
 
 /// A name.
 #[must_use]
@@ -64,8 +66,7 @@ pub fn terms(banks: u32, threshold: u32) -> Terms {
     let authority = name("authority");
     let keys = identity(&authority);
     Terms {
-        tenant: name("tenant"),
-        salt: [7; 16],
+        manifest: Hash([7; 32]),
         aggregator: identity(&name("aggregator")).verify_key(),
         authority: AuthorityKey {
             name: authority,
@@ -75,6 +76,13 @@ pub fn terms(banks: u32, threshold: u32) -> Terms {
         },
         network: entry(&name("network")),
         banks: (0..banks).map(|i| entry(&bank(i))).collect(),
+        figures: figures(banks, threshold),
+    }
+}
+
+fn figures(banks: u32, threshold: u32) -> Figures {
+    Figures {
+        holders: banks,
         threshold,
         quorum: 3,
         k_min: 2,
@@ -89,6 +97,13 @@ pub fn terms(banks: u32, threshold: u32) -> Terms {
         noise: None,
         queries: QueryLimits { total: 100, per_window: 50, window_ms: 1000, per_account: 3 },
     }
+}
+
+/// These terms with other figures.
+#[must_use]
+pub fn with(mut terms: Terms, change: impl FnOnce(&mut Figures)) -> Terms {
+    change(&mut terms.figures);
+    terms
 }
 
 /// The name of a bank.
@@ -143,7 +158,7 @@ impl CellAssignment for Cells {
 }
 
 /// What a test does to a message between its sender and its envelope.
-pub type Tamper = Box<dyn FnMut(&Name, &Name, &mut Message)>;
+pub type Tamper = Box<dyn FnMut(&Name, &Name, &mut Message) + Send + Sync>;
 
 /// All roles.
 pub struct Sim {
@@ -173,6 +188,8 @@ pub struct Sim {
     pub aggregator: AggregatorJob,
     /// Kept bytes by role.
     pub blobs: BTreeMap<Name, BTreeMap<Hash, Vec<u8>>>,
+    /// The assignment that was last to be logged.
+    pub assigned: Option<Signed<Assigned>>,
     /// Sealed messages on their way.
     pub queue: VecDeque<Envelope>,
     /// Every envelope that ever travelled.
@@ -305,6 +322,7 @@ impl Sim {
             cells,
             network,
             blobs: BTreeMap::new(),
+            assigned: None,
             queue: VecDeque::new(),
             wire: Vec::new(),
             seen: BTreeMap::new(),
@@ -340,27 +358,25 @@ impl Sim {
         }
         self.tamper = tamper;
         let key = self.exchange(to);
-        let envelope =
-            Envelope::seal(self.job.id(), (from, to), &key, &message, &mut self.rng).unwrap();
-        self.aggregator.route(&envelope).unwrap();
-        self.wire.push(envelope.clone());
-        self.queue.push_back(envelope);
+        let sender = (&identity(from), from);
+        let letter = Envelope::seal(self.job.manifest, sender, (&key, to), &message).unwrap();
+        let (_, envelope) = self.aggregator.route(letter.signed()).unwrap();
+        self.wire.push((*envelope).clone());
+        self.queue.push_back((*envelope).clone());
     }
 
     fn outputs(&mut self, from: &Name, outputs: Vec<Output<Message, Keep>>) {
         for output in outputs {
             match output {
                 Output::Send { to: Peer::Aggregator, message: Message::Assigned(assigned) } => {
+                    self.assigned = Some(assigned.clone());
                     let keys = identity(&name("aggregator"));
                     let cx = Context { now_ms: self.now_ms, identity: &keys, rng: &mut self.rng };
                     match self.aggregator.log(&cx, &assigned) {
-                        Ok(outputs) => {
-                            for output in outputs {
-                                if let Output::Send { to: Peer::Party(to), message } = output {
-                                    // Records of the log are public: they are not sealed.
-                                    self.deliver(&to, message);
-                                }
-                            }
+                        Ok((_, logged)) => {
+                            // Records of the log are public: they are not sealed.
+                            let to = self.job.network.party.clone();
+                            self.deliver(&to, Message::Logged(logged));
                         }
                         Err(refusal) => self.rejects.push((name("aggregator"), refusal)),
                     }

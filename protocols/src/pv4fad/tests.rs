@@ -11,7 +11,7 @@ use super::forest::{
 };
 use super::messages::*;
 use super::network::{Asked, Payment, Phase};
-use super::sim::{Sim, bank, identity, name, noise, payments, terms};
+use super::sim::{Sim, bank, identity, name, noise, payments, terms, with};
 use super::*;
 use crate::machine::{Context, Output};
 use crate::wire::decode;
@@ -63,8 +63,8 @@ fn asked(sim: &Sim, payment: &Payment, scores: &[f64]) -> Asked {
 #[test]
 fn without_noise_every_count_is_the_plain_one() {
     for (bits, banks, threshold, seed) in [(2, 5, 3, 1), (1, 4, 2, 2), (3, 3, 2, 3)] {
-        let mut sim =
-            Sim::new(Terms { class_bits: bits, ..terms(banks, threshold) }, PAYMENTS, seed);
+        let terms = with(terms(banks, threshold), |figures| figures.class_bits = bits);
+        let mut sim = Sim::new(terms, PAYMENTS, seed);
         sim.run();
         let plain = sim.plain_counts(|_| true);
         assert!(plain.iter().sum::<i64>() > 0);
@@ -76,7 +76,7 @@ fn without_noise_every_count_is_the_plain_one() {
 
 #[test]
 fn an_account_counts_in_k_rows_of_both_sides() {
-    let terms = Terms { rows_per_account: 2, ..terms(3, 2) };
+    let terms = with(terms(3, 2), |figures| figures.rows_per_account = 2);
     let (mut ledgers, mut made, cells) = payments(&terms, 12, 4);
     let flagged = Account { account: "x".into(), name: "n".into() };
     let clean = Account { account: "y".into(), name: "n".into() };
@@ -205,10 +205,13 @@ fn a_pairs_table_need_not_be_that_of_the_maximum() {
 
 #[test]
 fn noise_is_added_once_and_charged_to_everyone() {
-    let terms = Terms { noise: Some(noise(2.0)), trees: 10, cells: 32, ..terms(5, 3) };
+    let terms = with(terms(5, 3), |figures| {
+        (figures.noise, figures.trees, figures.cells) = (Some(noise(2.0)), 10, 32);
+    });
     let sigma = terms.sigma().unwrap();
     assert_eq!(sigma, 2.0 * 100.0 * 20f64.sqrt());
-    let mut sim = Sim::new(Terms { rows_per_account: 1, ..terms }, PAYMENTS, 1);
+    let terms = with(terms, |figures| figures.rows_per_account = 1);
+    let mut sim = Sim::new(terms, PAYMENTS, 1);
     sim.run();
     assert_eq!(sim.rejects, []);
     let sigma = sim.job.sigma().unwrap();
@@ -609,6 +612,53 @@ fn one_answer_for_each_part_and_one_noise_for_each_version() {
 }
 
 #[test]
+fn what_the_network_can_have_kept_is_bounded() {
+    let mut sim = Sim::new(with(terms(5, 3), |figures| figures.max_rows = 30), PAYMENTS, 1);
+    sim.run();
+    let authority = name("authority");
+    // 30 rows in parts of 8, five banks: four times 2 x (5 + 5) + 5.
+    let most = 100;
+    let Message::Evidence(evidence) = sent(&sim, &authority, "Evidence")[0].clone() else {
+        panic!()
+    };
+    let known = sent(&sim, &authority, "Evidence").len() + 5;
+    let other = |i: usize| {
+        let mut evidence = evidence.as_ref().clone();
+        let (Evidence::Ordering { rows, .. } | Evidence::Beneficiary { rows, .. }) = &mut evidence;
+        *rows = vec![RowId([u8::try_from(i).unwrap(); 16])];
+        Message::Evidence(Box::new(evidence))
+    };
+    for i in known..most {
+        sim.deliver(&authority, other(i));
+    }
+    assert_eq!(sim.rejects, []);
+    sim.deliver(&authority, other(most));
+    assert_eq!(only_reject(&sim), ("authority", Code::TooLarge, &[network()][..]));
+    // What is there is taken again.
+    sim.rejects.clear();
+    sim.deliver(&authority, Message::Evidence(evidence.clone()));
+    assert_eq!(sim.rejects, []);
+
+    let mut sim = self::sim();
+    let Message::JoinPart(mut part) =
+        sim.queue.pop_front().unwrap().open(&identity(&bank(0))).unwrap()
+    else {
+        panic!()
+    };
+    again(&mut part, &name("network"), |part| part.part = 126);
+    sim.deliver(&bank(0), Message::JoinPart(part));
+    assert_eq!(only_reject(&sim), ("bank-0", Code::WrongLength, &[network()][..]));
+
+    let limits = QueryLimits { total: 1, per_window: 9, window_ms: 9, per_account: 9 };
+    let mut sim = Sim::new(with(terms(3, 2), |f| f.queries = limits), PAYMENTS, 1);
+    sim.run();
+    let payment = sim.payments.iter().find(|p| p.banks[0] != p.banks[1]).unwrap().clone();
+    let rows = vec![asked(&sim, &payment, &[0.0, 0.5, 1.0]); 3];
+    assert_eq!(sim.query(0, payment.banks.each_ref(), rows).unwrap(), None);
+    assert_eq!(only_reject(&sim), (payment.banks[0].as_str(), Code::BudgetSpent, &[][..]));
+}
+
+#[test]
 fn a_message_for_another_role_is_refused() {
     let mut sim = trained();
     let noise = sent(&sim, &name("authority"), "NoiseShare")[0].clone();
@@ -637,7 +687,7 @@ fn a_second_assignment_of_a_version_is_not_logged() {
         Signed::sign(assigned, &identity(&name("network"))).signed().clone()
     };
     let (same, other) = (record(hash), record(Hash([1; 32])));
-    assert!(sim.aggregator.log(&cx, &same).is_ok());
+    assert_eq!(sim.aggregator.log(&cx, &same).unwrap().1.peek().unwrap().hash, hash);
     let refusal = sim.aggregator.log(&cx, &other).unwrap_err();
     assert_eq!((refusal.code, refusal.culprits), (Code::LabelUsed, vec![network()]));
 }
@@ -952,9 +1002,113 @@ fn queries_have_limits_and_one_answer() {
 }
 
 #[test]
+fn a_repeated_query_gets_the_first_answer_whatever_accounts_have_become() {
+    let mut sim = trained();
+    let payment = sim.payments[0].clone();
+    let [ordering, beneficiary] = payment.banks.clone();
+    let row = asked(&sim, &payment, &[0.0, 0.5, 1.0]);
+    sim.query(0, [&ordering, &beneficiary], vec![row]).unwrap().unwrap();
+    for (bank, side) in [(&ordering, Side::Ordering), (&beneficiary, Side::Beneficiary)] {
+        let of = |message: &&Message| {
+            matches!(message, Message::QueryAsk(_, accounts)
+                if accounts.peek().unwrap().side == side)
+        };
+        let ask = sim.seen[bank].iter().find(of).unwrap().clone();
+        for (severity, _) in sim.ledgers.get_mut(bank).unwrap().0.values_mut() {
+            *severity = 2 - *severity;
+        }
+        let (before, asked) = (sim.wire.len(), encode(&sim.banks[bank]));
+        sim.deliver(bank, ask);
+        let repeated = sim.wire[before].open(&identity(&name("network"))).unwrap();
+        let same = |message: &&Message| encode(*message) == encode(&repeated);
+        assert_eq!(repeated.name(), "Picked");
+        assert_eq!(sim.seen[&name("network")].iter().filter(same).count(), 1);
+        assert_eq!(asked, encode(&sim.banks[bank]), "nothing is counted again");
+    }
+    assert_eq!(sim.rejects, []);
+}
+
+#[test]
+fn a_bank_opens_the_query_that_it_answered_for() {
+    let mut sim = trained();
+    let payment = sim.payments[0].clone();
+    let banks = payment.banks.clone();
+    let row = asked(&sim, &payment, &[0.0, 0.5, 1.0]);
+    sim.query(0, [&banks[0], &banks[1]], vec![row]).unwrap().unwrap();
+    let asks = sent(&sim, &bank(0), "OpenAsk");
+    let Message::OpenAsk(ask) = asks[1].clone() else { panic!() };
+    // The authority released another table under this number.
+    let mut other = ask.clone();
+    again(&mut other.release, &name("authority"), |release| {
+        if let Opens::Query { table, .. } = &mut release.opens {
+            table.0[0] ^= 1;
+        }
+    });
+    sim.rejects.clear();
+    sim.deliver(&banks[0], Message::OpenAsk(other.clone()));
+    assert_eq!(only_reject(&sim), (banks[0].as_str(), Code::WrongLabel, &[][..]));
+}
+
+#[test]
+fn two_tables_of_one_number_share_no_randomness() {
+    let sim = trained();
+    let payment = sim.payments[0].clone();
+    let tables = [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]].map(|scores| {
+        let mut sim = self::trained();
+        let row = asked(&sim, &payment, &scores);
+        sim.query(0, [&payment.banks[0], &payment.banks[1]], vec![row]).unwrap().unwrap();
+        let Message::QueryAsk(table, _) = sent(&sim, &payment.banks[0], "QueryAsk")[0] else {
+            panic!()
+        };
+        table.peek().unwrap().reply
+    });
+    // Entries with equal values too: the first halves r G of all ciphertexts differ.
+    let halves = |reply: &[u8]| reply[..9 * 64].chunks(64).map(|c| c[..32].to_vec()).collect();
+    let [first, second]: [BTreeSet<Vec<u8>>; 2] = [halves(&tables[0]), halves(&tables[1])];
+    assert_eq!((first.len(), first.intersection(&second).count()), (9, 0));
+}
+
+#[test]
+fn an_authority_that_is_not_able_to_answer_is_asked_again() {
+    let authority = name("authority");
+    for kind in ["SumAsk", "FreezeAsk"] {
+        // Bytes that were named did not arrive.
+        let mut sim = sim();
+        let mut left = 1;
+        sim.tamper = Some(Box::new(move |_, _, message| {
+            if matches!(message.name(), "Evidence" | "NoiseShare") && left > 0 && kind == "SumAsk" {
+                left -= 1;
+                if let Message::Evidence(evidence) = message
+                    && let Evidence::Ordering { rows, .. } = evidence.as_mut()
+                {
+                    rows.clear();
+                }
+            }
+        }));
+        if kind == "FreezeAsk" {
+            while !sim
+                .seen
+                .get(&authority)
+                .is_some_and(|all| all.iter().any(|message| message.name() == "NoiseShare"))
+            {
+                let envelope = sim.queue.pop_front().unwrap();
+                sim.deliver(&envelope.to, envelope.open(&identity(&envelope.to)).unwrap());
+            }
+            let kept = sim.blobs.get_mut(&authority).unwrap();
+            kept.retain(|_, bytes| decode::<Signed<NoiseShare>>(bytes).is_err());
+        }
+        sim.run();
+        assert_eq!(only_reject(&sim), ("authority", Code::Unavailable, &[][..]), "{kind}");
+        let counts = sim.plain_counts(|_| true);
+        assert_eq!(sim.network.counts(), Some(counts.as_slice()), "{kind}");
+    }
+}
+
+#[test]
 fn the_rate_of_queries_is_limited() {
     let limits = QueryLimits { total: 5, per_window: 2, window_ms: 1000, per_account: 100 };
-    let mut sim = Sim::new(Terms { queries: limits, ..terms(3, 2) }, PAYMENTS, 1);
+    let terms = with(terms(3, 2), |figures| figures.queries = limits);
+    let mut sim = Sim::new(terms, PAYMENTS, 1);
     sim.run();
     let payment = sim.payments[0].clone();
     let banks = payment.banks.clone();
@@ -972,6 +1126,9 @@ fn the_rate_of_queries_is_limited() {
     assert_eq!(ask(6000, 2, 2), (true, None));
     assert_eq!(ask(7000, 3, 2), limited(Code::BudgetSpent));
     assert_eq!(ask(8000, 4, 1), (true, None));
+    // What was refused for its rate is asked again, with the same picks.
+    assert_eq!(sim.network.query_refusal(1).unwrap().code, Code::RateLimited);
+    assert_eq!(sim.network.query_refusal(4), None);
 }
 
 #[test]
@@ -1046,23 +1203,21 @@ fn a_pick_from_elsewhere_names_its_bank() {
 fn terms_that_hide_nothing_or_cannot_be_opened_are_refused() {
     let good = terms(5, 3);
     assert_eq!(good.check(), Ok(()));
-    let cases: [(Terms, &str); 10] = [
-        (Terms { threshold: 1, ..good.clone() }, "T must be"),
-        (Terms { threshold: 6, ..good.clone() }, "T must be"),
-        (Terms { k_min: 1, ..good.clone() }, "k_min"),
-        (Terms { quorum: 6, ..good.clone() }, "floor"),
-        (Terms { quorum: 0, colluders: 4, threshold: 5, ..good.clone() }, "floor"),
-        (Terms { class_bits: 0, ..good.clone() }, "class bits"),
-        (Terms { trees: 10_000, ..good.clone() }, "60,000"),
-        (Terms { part_rows: 1025, ..good.clone() }, "1,024"),
-        (Terms { versions: 2, ..good.clone() }, "one model version"),
-        (
-            Terms { noise: Some(NoiseSpec { epsilon: 1e-3, ..noise(1.0) }), ..good.clone() },
-            "budget",
-        ),
+    type Change = fn(&mut Figures);
+    let cases: [(Change, &str); 10] = [
+        (|f| f.threshold = 1, "T must be"),
+        (|f| f.threshold = 6, "T must be"),
+        (|f| f.k_min = 1, "k_min"),
+        (|f| f.quorum = 6, "floor"),
+        (|f| (f.quorum, f.colluders, f.threshold) = (0, 4, 5), "floor"),
+        (|f| f.class_bits = 0, "class bits"),
+        (|f| f.trees = 10_000, "60,000"),
+        (|f| f.part_rows = 1025, "1,024"),
+        (|f| f.versions = 2, "one model version"),
+        (|f| f.noise = Some(NoiseSpec { epsilon: 1e-3, ..noise(1.0) }), "budget"),
     ];
-    for (terms, word) in cases {
-        let refusal = terms.check().unwrap_err();
+    for (change, word) in cases {
+        let refusal = with(good.clone(), change).check().unwrap_err();
         assert_eq!(refusal.code, Code::BadManifest);
         assert!(refusal.detail.contains(word), "{} {word}", refusal.detail);
     }
@@ -1092,8 +1247,30 @@ fn envelopes_open_for_their_receiver_and_have_steps_in_length() {
     assert!(renamed.open(&identity(&renamed.to)).is_err());
     let lengths: BTreeSet<_> = sim.wire.iter().map(|e| (e.sealed.len() - 48) % 4096).collect();
     assert_eq!(lengths, BTreeSet::from([0]));
-    let foreign = Envelope { to: name("stranger"), ..envelope };
-    assert_eq!(sim.aggregator.route(&foreign).unwrap_err().code, Code::UnknownParty);
+    // Letters are their sender's, of this job, and from the network or to it.
+    let letter = |change: &dyn Fn(&mut Envelope), by: &str| {
+        let mut letter = envelope.clone();
+        change(&mut letter);
+        let letter = Signed::sign(letter, &identity(&name(by)));
+        sim.aggregator.route(letter.signed()).map(|(to, _)| to).map_err(|refusal| refusal.code)
+    };
+    let to = Ok(crate::machine::Peer::Party(envelope.to.clone()));
+    assert_eq!(letter(&|_| (), "network"), to);
+    assert_eq!(letter(&|_| (), "bank-1"), Err(Code::BadSignature));
+    assert_eq!(letter(&|one| one.to = name("stranger"), "network"), Err(Code::UnknownParty));
+    assert_eq!(letter(&|one| one.to = name("network"), "network"), Err(Code::UnknownParty));
+    assert_eq!(letter(&|one| one.from = bank(4), "bank-4"), Err(Code::UnknownParty));
+    assert_eq!(letter(&|one| one.job = sim.job.id(), "network"), Err(Code::UnknownJob));
+    // The same message is the same letter.
+    let message = envelope.open(&identity(&envelope.to)).unwrap();
+    let keys = identity(&name("network"));
+    let key = identity(&envelope.to).exchange_key();
+    let sealed = |message: &Message, to: &Name| {
+        let sender = (&keys, &name("network"));
+        Envelope::seal(sim.job.manifest, sender, (&key, to), message).unwrap()
+    };
+    assert_eq!(*sealed(&message, &envelope.to), envelope);
+    assert_ne!(sealed(&message, &bank(4)).sealed, envelope.sealed);
 }
 
 #[test]
@@ -1122,7 +1299,9 @@ fn lists_are_whole_parts_sorted_by_random_ids() {
 
 #[test]
 fn versions_share_no_row_id_and_no_ciphertext() {
-    let terms = Terms { versions: 2, noise: Some(noise(1.0)), ..terms(3, 2) };
+    let terms = with(terms(3, 2), |figures| {
+        (figures.versions, figures.noise) = (2, Some(noise(1.0)));
+    });
     let (ledgers, payments, cells) = payments(&terms, 8, 5);
     let [first, second] = [0, 1].map(|version| {
         let (ledgers, payments) = (ledgers.clone(), payments.clone());

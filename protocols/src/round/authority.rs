@@ -307,7 +307,7 @@ impl AuthorityJob {
                 return Err(Refusal::new(Code::WrongState, "this job's key is already made"));
             }
         }
-        for entry in keying.holders() {
+        for entry in keying.holders().iter().chain(&keying.call().network) {
             let known = directory.enrolled(&entry.party).is_some_and(|known| known == *entry);
             if !holds(Check::Enrolled, known) {
                 return Err(Refusal::new(

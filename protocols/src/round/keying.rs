@@ -13,6 +13,7 @@ use crate::checks::{Check, holds};
 use crate::job::{Manifest, RosterEntry};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::wire::{Name, Signed, Verified, encode};
+use crate::workload::Workload;
 
 /// A call and posts, every signature and rule of which was checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ pub struct PostWork {
 
 impl Keying {
     /// A call nobody answered yet. K1: signed by the aggregator for this job, holders as many as the
-    /// manifest says, distinct and sorted.
+    /// manifest says, distinct and sorted; in a payments job the banks and the network it names.
     ///
     /// # Errors
     /// [`Code::BadSignature`], [`Code::UnknownJob`], [`Code::BadKey`].
@@ -62,13 +63,19 @@ impl Keying {
             return Err(Refusal::new(Code::WrongState, "this job has no threshold key"));
         };
         let sorted = call.holders.is_sorted_by(|a, b| a.party < b.party);
-        let mut keys: Vec<_> = call.holders.iter().map(|h| h.verify).collect();
+        let called = call.holders.iter().chain(&call.network);
+        let mut keys: Vec<_> = called.map(|entry| entry.verify).collect();
+        let count = keys.len();
         keys.sort_unstable();
         keys.dedup();
-        if call.holders.len() != spec.holders as usize
-            || !sorted
-            || keys.len() != call.holders.len()
-        {
+        let named = match &manifest.workload {
+            Workload::Payments(spec) => {
+                call.network.as_ref().is_some_and(|entry| entry.party == spec.network)
+                    && call.holders.iter().map(|entry| &entry.party).eq(&spec.banks)
+            }
+            _ => call.network.is_none(),
+        };
+        if call.holders.len() != spec.holders as usize || !sorted || keys.len() != count || !named {
             return Err(Refusal::new(
                 Code::BadKey,
                 "the key call's holders are not as the job says",

@@ -16,6 +16,7 @@ use crate::enrol::Enrolled;
 use crate::fedv::messages::VerticalMessage;
 use crate::job::{Approval, Manifest, RosterEntry};
 use crate::postcard_body;
+use crate::pv4fad::letters::PaymentsMessage;
 use crate::refusal::{Code, Refusal};
 use crate::wire::{Body, Name, Signature, Signed};
 use crate::workload::Purpose;
@@ -439,8 +440,10 @@ pub struct KeyCall {
     pub number: u16,
     /// The holders, sorted by name; holder i of the key is at position i - 1.
     pub holders: Vec<RosterEntry>,
+    /// The network of a payments job, which holds no share; none in other jobs.
+    pub network: Option<RosterEntry>,
 }
-postcard_body!(KeyCall, "quorate/key-call/1");
+postcard_body!(KeyCall, "quorate/key-call/2");
 
 /// What one participant of a key posts in one step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -545,6 +548,8 @@ pub enum Message {
     ShareRefused(Signed<ShareRefused>),
     /// A message that only vertical jobs have.
     Vertical(VerticalMessage),
+    /// A message that only payments jobs have.
+    Payments(PaymentsMessage),
 }
 
 /// Version byte in front of every control message.

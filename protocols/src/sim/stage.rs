@@ -134,7 +134,7 @@ impl Stage {
     #[must_use]
     pub fn call(&self, number: u16, holders: &[usize]) -> Signed<KeyCall> {
         let manifest = self.lab.manifest.hash();
-        let call = KeyCall { manifest, number, holders: self.roster(holders) };
+        let call = KeyCall { manifest, number, holders: self.roster(holders), network: None };
         Signed::sign(call, &self.lab.aggregator).signed().clone()
     }
 

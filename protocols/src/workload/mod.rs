@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::payload::{PayloadKind, PayloadSpec};
 use crate::policy::Unit;
 
+mod payments;
 mod schema;
 mod table;
 mod train;
 mod vertical;
 
+pub use payments::{MAX_CLASS_BITS, MAX_PAYMENTS, PART_ROWS, PvSpec, QueryLimits};
 pub use schema::{Column, ColumnKind, Schema};
 pub use table::{BayesSpec, MAX_BINS, MAX_DEPTH, MAX_FRONTIER, TableSpec, TreeSpec};
 pub use train::{LocalSpec, MAX_CLIP, MAX_STEP_ROWS, MIN_CLIP, ModelSpec, StepSpec, TrainSpec};
@@ -81,6 +83,8 @@ pub enum Workload {
     Bayes(BayesSpec),
     /// A linear model over columns that different parties hold; it has batches instead of rounds.
     Vertical(VerticalSpec),
+    /// A forest of a payment network and its banks; it has model versions and queries.
+    Payments(PvSpec),
 }
 
 /// Why a workload was refused.
@@ -105,6 +109,9 @@ pub enum WorkloadError {
     /// A name that is empty where it must not be, too long, or with control characters.
     #[error("{0} has an empty, too long or unprintable name")]
     Name(&'static str),
+    /// Parties that are not as the workload needs them.
+    #[error("{0}")]
+    Parties(&'static str),
     /// The same name twice.
     #[error("{what} {name:?} appears twice")]
     Repeated {
@@ -125,7 +132,16 @@ impl Workload {
             Self::Train(spec) => spec.rounds.saturating_add(1),
             Self::Tree(spec) => spec.depth,
             Self::Bayes(_) => 1,
-            Self::Vertical(_) => 0,
+            Self::Vertical(_) | Self::Payments(_) => 0,
+        }
+    }
+
+    /// Openings that noise is charged for: rounds, or model versions.
+    #[must_use]
+    pub const fn charges(&self) -> u32 {
+        match self {
+            Self::Payments(spec) => spec.versions,
+            _ => self.rounds(),
         }
     }
 
@@ -141,7 +157,7 @@ impl Workload {
             Self::Train(_) if round == 0 => Purpose::Moments,
             Self::Train(_) => Purpose::Train,
             Self::Tree(_) | Self::Bayes(_) => Purpose::Counts,
-            Self::Vertical(_) => return None,
+            Self::Vertical(_) | Self::Payments(_) => return None,
         })
     }
 
@@ -162,7 +178,7 @@ impl Workload {
             },
             Self::Tree(spec) => PayloadKind::Counts { cells: spec.cells(round) },
             Self::Bayes(spec) => PayloadKind::Counts { cells: spec.table.cells() },
-            Self::Vertical(_) => return None,
+            Self::Vertical(_) | Self::Payments(_) => return None,
         };
         Some(PayloadSpec::exact(kind))
     }
@@ -171,7 +187,7 @@ impl Workload {
     #[must_use]
     pub fn distinct_rounds(&self) -> Vec<u32> {
         match self {
-            Self::Sum { .. } | Self::Bayes(_) | Self::Vertical(_) => vec![0],
+            Self::Sum { .. } | Self::Bayes(_) | Self::Vertical(_) | Self::Payments(_) => vec![0],
             Self::Train(_) => vec![0, 1],
             Self::Tree(spec) => (0..spec.depth).collect(),
         }
@@ -184,7 +200,7 @@ impl Workload {
     #[must_use]
     pub const fn needs_every_sum(&self) -> bool {
         match self {
-            Self::Sum { .. } | Self::Bayes(_) | Self::Vertical(_) => false,
+            Self::Sum { .. } | Self::Bayes(_) | Self::Vertical(_) | Self::Payments(_) => false,
             Self::Train(spec) => spec.steps.is_some(),
             Self::Tree(_) => true,
         }
@@ -194,7 +210,7 @@ impl Workload {
     #[must_use]
     pub const fn schema(&self) -> Option<&Schema> {
         match self {
-            Self::Sum { .. } | Self::Vertical(_) => None,
+            Self::Sum { .. } | Self::Vertical(_) | Self::Payments(_) => None,
             Self::Train(spec) => Some(&spec.schema),
             Self::Tree(spec) => Some(&spec.table.schema),
             Self::Bayes(spec) => Some(&spec.table.schema),
@@ -214,6 +230,7 @@ impl Workload {
             Self::Tree(spec) => spec.table.max_rows,
             Self::Bayes(spec) => spec.table.max_rows,
             Self::Vertical(spec) => spec.max_rows,
+            Self::Payments(spec) => spec.max_rows,
         }
     }
 
@@ -248,6 +265,7 @@ impl Workload {
             Self::Tree(spec) => spec.check(),
             Self::Bayes(spec) => spec.check(),
             Self::Vertical(spec) => spec.check(),
+            Self::Payments(spec) => spec.check(),
         }
     }
 }

@@ -152,6 +152,7 @@ impl Authorities {
             Message::KeyAsk(_) => format!("{url}/v1/jobs/{job}/key-posts"),
             Message::TombstoneRequest(_) => format!("{url}/v1/jobs/{job}/tombstones"),
             Message::Vertical(_) => format!("{url}/v1/jobs/{job}/vertical"),
+            Message::Payments(_) => format!("{url}/v1/jobs/{job}/payments"),
             _ => return Answered::Later("no request to an authority".to_owned()),
         };
         let answer = match self.http.post(path).body(request.to_wire()).send().await {

@@ -11,6 +11,7 @@ mod opening;
 mod outcomes;
 mod package;
 mod parties;
+mod payments;
 mod results;
 mod runner;
 mod shares;
@@ -71,6 +72,8 @@ pub(crate) struct Aggregator {
     /// Ids of the vertical jobs, which have a driver of their own.
     vertical_jobs: RwLock<HashSet<Hash>>,
     authorities: Authorities,
+    /// Letters of payments jobs.
+    mail: payments::Mailboxes,
     /// Uploads under way; rebuilt from records and chunks after a restart.
     spools: Mutex<HashMap<(Hash, Label, Name), Spool>>,
     /// Jobs whose runner is to be started, and whether they are vertical.
@@ -113,6 +116,7 @@ pub async fn run(
         vertical,
         vertical_jobs: RwLock::new(vertical_jobs),
         authorities,
+        mail: payments::Mailboxes::default(),
         spools: Mutex::default(),
         starting,
         stopping: watch::Sender::new(false),
@@ -178,6 +182,10 @@ fn router(aggregator: Shared, store: Store) -> Router {
         .route(
             "/v1/jobs/{job}/shares",
             post(shares::share).layer(body_limit(routes::MESSAGE_BYTES)),
+        )
+        .route(
+            "/v1/jobs/{job}/payments",
+            post(payments::message).layer(body_limit(routes::MESSAGE_BYTES)),
         )
         .route("/v1/jobs/{job}/vertical/view", get(vertical::view))
         .route(

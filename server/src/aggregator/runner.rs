@@ -18,7 +18,7 @@ use super::authorities::{Answered, FIRST_DELAY, MAX_DELAY};
 use super::errands::{Errand, Errands, wanted};
 use super::shares::PARTIAL;
 use super::submissions::UPLOAD;
-use super::{Aggregator, Shared, key_space, opening, states, uploads_space};
+use super::{Aggregator, Shared, key_space, opening, payments, states, uploads_space};
 use crate::driver::Failure;
 use crate::routes;
 
@@ -26,7 +26,9 @@ use crate::routes;
 pub(crate) const KEY: &str = "func-key";
 /// Runs a job until it is finished.
 pub(super) async fn run(aggregator: Shared, job: Hash) {
-    while let Err(error) = drive(&aggregator, job).await {
+    while let Err(error) =
+        tokio::try_join!(drive(&aggregator, job), payments::forward(&aggregator, &job))
+    {
         tracing::error!(%job, %error, "job interrupted, going on shortly");
         tokio::time::sleep(MAX_DELAY).await;
     }

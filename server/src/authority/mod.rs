@@ -10,6 +10,7 @@ mod jobs;
 mod key_posts;
 mod keys;
 mod partial;
+mod payments;
 mod promises;
 mod tombstones;
 mod turn;
@@ -29,6 +30,7 @@ use quorate_client::store::{Batch, Store};
 use quorate_crypto::merkle::Hash;
 use quorate_protocols::fedv;
 use quorate_protocols::job::{Minima, RosterEntry};
+use quorate_protocols::pv4fad;
 use quorate_protocols::round::authority::AuthorityJob;
 use quorate_protocols::wire::{Name, decode};
 use tokio::net::TcpListener;
@@ -72,6 +74,8 @@ pub(crate) struct Authority {
     config: Config,
     driver: Arc<Driver<AuthorityJob>>,
     vertical: Arc<Driver<fedv::authority::AuthorityJob>>,
+    /// Payments jobs whose key is made, by the side of the machine that made it.
+    payments: Arc<Driver<pv4fad::authority::AuthorityJob>>,
     /// The records of kind `party`, which are written under `enrolling`.
     parties: RwLock<Arc<Parties>>,
     enrolling: tokio::sync::Mutex<()>,
@@ -113,9 +117,13 @@ pub async fn run(
     let limits = config.limits.clone();
     let access = config.access;
     let name = config.name.clone();
+    let ledgers = Arc::new(Ledgers::new(config.max_epsilon, None));
     let vertical = Driver::new(store.clone(), keys.clone(), "vertical-authority-job", name);
+    let kind = "payments-authority-job";
+    let payments = Driver::new(store.clone(), keys.clone(), kind, config.name.clone())
+        .with_ledgers(Arc::clone(&ledgers));
     let driver = Driver::new(store.clone(), keys, "authority-job", config.name.clone())
-        .with_ledgers(Ledgers::new(config.max_epsilon, None));
+        .with_ledgers(ledgers);
     let http = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
@@ -124,6 +132,7 @@ pub async fn run(
         config,
         driver: Arc::new(driver),
         vertical: Arc::new(vertical),
+        payments: Arc::new(payments),
         parties: RwLock::new(Arc::new(parties)),
         enrolling: tokio::sync::Mutex::default(),
         computing: Mutex::default(),
@@ -154,6 +163,10 @@ fn router(authority: Shared, store: Store) -> Router {
         .route(
             "/v1/jobs/{job}/vertical",
             post(vertical::ask).layer(body_limit(routes::MESSAGE_BYTES)),
+        )
+        .route(
+            "/v1/jobs/{job}/payments",
+            post(payments::letter).layer(body_limit(routes::MESSAGE_BYTES)),
         )
         .route("/v1/jobs/{job}/tombstones", post(tombstones::bury))
         .route("/v1/budget", get(budget::budget))

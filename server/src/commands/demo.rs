@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use quorate_protocols::workload::VerticalModel;
 
-use crate::demo::{Model, Options, threshold, vertical};
+use crate::demo::{Model, Options, payments, threshold, vertical};
 
 /// The protocol that the demo shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -16,6 +16,8 @@ enum Protocol {
     Threshold,
     /// Columns of one table at several parties, with faults, equal bit for bit to training in the clear.
     Fedv,
+    /// A payment network and its banks, with faults, equal bit for bit to the same in the clear.
+    Pv4fad,
 }
 
 /// A model of any protocol.
@@ -85,6 +87,12 @@ pub(super) struct DemoArgs {
     /// Show what other schemes take for the same batch, as `quorate-benches` measured it (fedv)
     #[arg(long, value_name = "FILE.json")]
     compare: Option<PathBuf>,
+    /// Banks, 5 by default (pv4fad)
+    #[arg(long)]
+    banks: Option<u32>,
+    /// Payments to generate, 30000 by default (pv4fad)
+    #[arg(long)]
+    rows: Option<u64>,
     /// Rounds of training, after the round of means and variances if there is one; levels of a tree
     #[arg(long)]
     rounds: Option<u32>,
@@ -95,7 +103,7 @@ pub(super) struct DemoArgs {
     /// Fold to hold out: rows with this number in column `fold`, else every fifth row
     #[arg(long, default_value_t = 0)]
     fold: u32,
-    /// Kill no process (hybrid-alpha, fedv)
+    /// Kill no process (hybrid-alpha, fedv, pv4fad)
     #[arg(long)]
     no_faults: bool,
     /// Train again in the clear, in a separate process, and compare the models bit for bit
@@ -134,6 +142,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     match protocol {
         Protocol::Fedv => vertical::run(&over_columns(args)?).await,
         Protocol::HybridAlpha => crate::demo::run(&hybrid_alpha(args)?).await,
+        Protocol::Pv4fad => payments::run(&on_payments(args)?).await,
         Protocol::Threshold => threshold::run(&with_noise(args)?).await,
     }
 }
@@ -148,6 +157,7 @@ fn hybrid_alpha(args: DemoArgs) -> anyhow::Result<Options> {
     ];
     refuse(&foreign, "add --protocol threshold, whose demo adds noise")?;
     refuse(&columns_only(&args), "add --vertical")?;
+    refuse(&payments_only(&args), "add --protocol pv4fad")?;
     let model = match args.model {
         None | Some(AnyModel::Logistic) => Model::Logistic,
         Some(AnyModel::Mlp) => Model::Mlp,
@@ -181,6 +191,7 @@ fn with_noise(args: DemoArgs) -> anyhow::Result<threshold::Options> {
     let foreign = [("--no-faults", args.no_faults), ("--check", args.check)];
     refuse(&foreign, "leave it out: this demo kills no process and always compares all sums")?;
     refuse(&columns_only(&args), "say --vertical in place of --protocol threshold")?;
+    refuse(&payments_only(&args), "say --protocol pv4fad in place of threshold")?;
     let model = match args.model {
         None | Some(AnyModel::Id3) => threshold::Model::Id3,
         Some(AnyModel::Svm) => threshold::Model::Svm,
@@ -216,6 +227,7 @@ fn with_noise(args: DemoArgs) -> anyhow::Result<threshold::Options> {
 fn over_columns(args: DemoArgs) -> anyhow::Result<vertical::Options> {
     let foreign = [("--epsilon", args.epsilon.is_some()), ("--delta", args.delta.is_some())];
     refuse(&foreign, "the noise of a vertical job is on its labels, say --label-epsilon")?;
+    refuse(&payments_only(&args), "say --protocol pv4fad in place of --vertical")?;
     refuse(&[("--rounds", args.rounds.is_some())], "say --epochs")?;
     refuse(&[("--scheme", args.scheme.is_some())], "leave it out: vertical jobs have one scheme")?;
     let model = match args.model {
@@ -257,6 +269,34 @@ fn over_columns(args: DemoArgs) -> anyhow::Result<vertical::Options> {
     })
 }
 
+/// Options of the demo of a payment network and its banks.
+fn on_payments(args: DemoArgs) -> anyhow::Result<payments::Options> {
+    refuse(&columns_only(&args), "say --vertical in place of --protocol pv4fad")?;
+    let foreign = [
+        ("--data", args.data.is_some()),
+        ("--target", args.target.is_some()),
+        ("--categorical", !args.categorical.is_empty()),
+        ("--model", args.model.is_some()),
+        ("--scheme", args.scheme.is_some()),
+        ("--rounds", args.rounds.is_some()),
+        ("--epsilon", args.epsilon.is_some()),
+        ("--delta", args.delta.is_some()),
+        ("--seeds", args.seeds.is_some()),
+        ("--no-sweep", args.no_sweep),
+    ];
+    refuse(&foreign, "leave it out: this demo generates its payments and has one forest")?;
+    refuse(&[("--parties", args.parties.is_some())], "say --banks")?;
+    Ok(payments::Options {
+        banks: args.banks.unwrap_or(5),
+        rows: args.rows.unwrap_or(30_000),
+        seed: args.seed,
+        faults: !args.no_faults,
+        json: args.json,
+        out: args.out,
+        keep: args.keep,
+    })
+}
+
 /// Options that only vertical training has, and whether they were given.
 fn columns_only(args: &DemoArgs) -> [(&'static str, bool); 6] {
     [
@@ -267,6 +307,11 @@ fn columns_only(args: &DemoArgs) -> [(&'static str, bool); 6] {
         ("--static-features", args.static_features),
         ("--compare", args.compare.is_some()),
     ]
+}
+
+/// Options that only payments have, and whether they were given.
+const fn payments_only(args: &DemoArgs) -> [(&'static str, bool); 2] {
+    [("--banks", args.banks.is_some()), ("--rows", args.rows.is_some())]
 }
 
 /// Refuses the first option that was given and belongs to another protocol.

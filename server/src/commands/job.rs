@@ -201,6 +201,7 @@ fn outcome_text(outcome: &JobOutcome) -> String {
 mod tests {
     use quorate_crypto::keys::{ExchangeKey, VerifyKey};
     use quorate_protocols::job::{AuthorityKey, Manifest};
+    use quorate_protocols::pv4fad::Figures;
     use quorate_protocols::wire::Name;
 
     use super::*;
@@ -230,5 +231,13 @@ mod tests {
         assert_eq!(private.privacy.noise().unwrap().multiplier, 8.0);
         let vertical = manifest(include_str!("../../../docs/examples/vertical.toml"));
         assert!(vertical.is_vertical() && vertical.check().is_ok());
+        let payments = manifest(include_str!("../../../docs/examples/payments.toml"));
+        let figures = Figures::of(&payments).unwrap();
+        assert_eq!((figures.holders, figures.threshold, figures.floor()), (5, 3, 3));
+        // 50 trees, 64 leaves, 2 labels, 2 bits; K sqrt(50 x 2).
+        assert_eq!((figures.coordinates(), figures.noise_divisor()), (12_800, 1));
+        let multiplier = payments.privacy.noise().unwrap().multiplier;
+        assert_eq!(figures.sigma(), Some(20.0 * multiplier));
+        assert!(payments.privacy.noise().unwrap().epsilon_of(1) <= 4.0);
     }
 }

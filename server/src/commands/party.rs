@@ -9,13 +9,17 @@ use clap::{Args, Subcommand};
 use quorate_client::api::{Hex32, JobOutcome, JobStatus};
 use quorate_client::learn::data::Table;
 use quorate_client::ledger::Ledgers;
-use quorate_client::party::{Party, PartyConfig, PartyEvent, VerticalFinished};
+use quorate_client::party::{
+    NetworkFinished, NetworkTask, Party, PartyConfig, PartyEvent, PaymentsPart, VerticalFinished,
+};
+use quorate_client::payments::bank::AccountBook;
+use quorate_client::payments::record::{read_accounts, read_payments};
 use quorate_client::trainer::CsvTrainer;
 use quorate_protocols::fedv::linear::decisions;
 use quorate_protocols::job::Minima;
 use quorate_protocols::policy::Spent;
 use quorate_protocols::wire::Name;
-use quorate_protocols::workload::{TargetKind, VerticalSpec};
+use quorate_protocols::workload::{TargetKind, VerticalSpec, Workload};
 
 use super::key::open;
 use crate::http::serve::signals;
@@ -67,7 +71,8 @@ struct Part {
     /// Folder of the store, which holds its keys; made if it is not there.
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
-    /// Its data: a table with a header to train on, or for plain sums a line of integers per round.
+    /// Its data: a table with a header to train on, or for plain sums a line of integers per round; in a
+    /// payments job the network's payments or a bank's accounts.
     #[arg(long, value_name = "FILE.csv")]
     data: PathBuf,
     /// The job to take part in.
@@ -100,16 +105,22 @@ struct Part {
     /// knows the seed takes this party's noise away; for demonstrations only.
     #[arg(long, value_name = "HEX")]
     insecure_noise_seed: Option<Hex32>,
-    /// Write down what repeats a vertical job in the clear. INSECURE: whoever has the file takes the
-    /// label noise away; for demonstrations only.
+    /// Write down what repeats a vertical or a payments job in the clear. INSECURE: whoever has the
+    /// file takes the label noise away, or knows which random id belongs to which payment; for
+    /// demonstrations only.
     #[arg(long, value_name = "FILE.json")]
     insecure_replay: Option<PathBuf>,
     /// How long an unreachable service is tried again, in seconds.
     #[arg(long, default_value_t = 600)]
     patience: u64,
-    /// Where the label holder of a vertical job writes the scores of its rows without a label.
+    /// Where the label holder of a vertical job writes the scores of its rows without a label, and the
+    /// network of a payments job those of the payments that it asked about.
     #[arg(long, value_name = "FILE.csv")]
     scores: Option<PathBuf>,
+    /// Payments of the days after training that the network of a payments job scores, at most; all by
+    /// default.
+    #[arg(long, value_name = "N")]
+    score_rows: Option<usize>,
     /// Progress as one JSON object per line.
     #[arg(long)]
     json: bool,
@@ -181,8 +192,28 @@ async fn take_part(args: Part) -> anyhow::Result<()> {
         Some(job) => job,
         None => first_open(&party).await?,
     };
-    let outcome = match party.vertical_spec(job.into()).await? {
-        Some(spec) => {
+    let outcome = match party.workload(job.into()).await? {
+        Workload::Payments(spec) => {
+            let network = spec.network == name;
+            let part = match network {
+                true => PaymentsPart::Network(NetworkTask {
+                    payments: read_payments(&args.data)?,
+                    score: args.score_rows.unwrap_or(usize::MAX),
+                }),
+                false => PaymentsPart::Bank(AccountBook::new(&read_accounts(&args.data)?)),
+            };
+            let finished = party.run_payments(job.into(), part).await?;
+            if let Some(network) = &finished.network {
+                if let Some(file) = args.scores {
+                    write(&file, &payment_scores(network))?;
+                }
+                if let (Some(file), Some(replay)) = (args.insecure_replay, &network.replay) {
+                    write(&file, &serde_json::to_string(replay)?)?;
+                }
+            }
+            finished.outcome
+        }
+        Workload::Vertical(spec) => {
             let finished = party.run_vertical(job.into(), Table::read(&args.data)?).await?;
             if let Some(file) = args.scores {
                 write(&file, &scores(&spec, &finished))?;
@@ -192,7 +223,7 @@ async fn take_part(args: Part) -> anyhow::Result<()> {
             }
             finished.outcome
         }
-        None => party.run(job.into(), CsvTrainer::new(name, args.data)).await?.outcome,
+        _ => party.run(job.into(), CsvTrainer::new(name, args.data)).await?.outcome,
     };
     match JobOutcome::from(&outcome) {
         JobOutcome::Done => Ok(()),
@@ -225,6 +256,13 @@ fn scores(spec: &VerticalSpec, finished: &VerticalFinished) -> String {
         text.push_str(&format!("{row},{}\n", values.join(",")));
     }
     text
+}
+
+/// The scores of payments as CSV: the row of the network's file, from 1, and the probability that it is
+/// anomalous.
+fn payment_scores(finished: &NetworkFinished) -> String {
+    let line = |(row, score): &(usize, f64)| format!("{},{score}\n", row + 1);
+    "row,score\n".to_owned() + &finished.scores.iter().map(line).collect::<String>()
 }
 
 /// The first job that has not ended.
@@ -296,6 +334,15 @@ fn line(event: &PartyEvent) -> String {
             let loss = loss.map_or(String::new(), |loss| format!(", loss {loss:.5}"));
             let missed = if *included { "" } else { ", without us" };
             format!("round {round}: sum of {members} parties{rows}{loss}{missed}")
+        }
+        PartyEvent::Handled { message, ms } => format!("{message} handled in {ms} ms"),
+        PartyEvent::Phase { phase, lost } if lost.is_empty() => format!("model version {phase}"),
+        PartyEvent::Phase { phase, lost } => {
+            let lost: Vec<&str> = lost.iter().map(Name::as_str).collect();
+            format!("model version {phase}, without {}", lost.join(", "))
+        }
+        PartyEvent::Scored { query, rows, ms } => {
+            format!("query {query}: {rows} payments scored in {ms} ms")
         }
         PartyEvent::Refused { code, detail } => format!("refused: {code}: {detail}"),
         PartyEvent::Waiting { why } => format!("waiting: {why}"),

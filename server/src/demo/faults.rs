@@ -18,6 +18,8 @@ enum What {
     Restart(usize),
     /// The aggregator is killed and started again.
     Aggregator,
+    /// The first authority is killed and started again.
+    Authority,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ enum Unit {
     Round,
     /// Batches of a vertical job, whose rounds are epochs.
     Batch,
+    /// Phases of a payments job.
+    Phase,
 }
 
 impl Unit {
@@ -41,7 +45,7 @@ impl Unit {
     const fn of(self, status: &JobStatus) -> u32 {
         match self {
             Self::Round => status.round,
-            Self::Batch => status.opened,
+            Self::Batch | Self::Phase => status.opened,
         }
     }
 
@@ -49,6 +53,7 @@ impl Unit {
         match self {
             Self::Round => "round",
             Self::Batch => "batch",
+            Self::Phase => "phase",
         }
     }
 }
@@ -89,6 +94,16 @@ impl Faults {
         Self { unit: Unit::Batch, coming: coming.collect() }
     }
 
+    /// The faults of a payments job: the bank `lost` is killed for good when it holds its list of rows,
+    /// the aggregator while letters wait, and the authority when it has added up.
+    #[must_use]
+    pub fn payments(lost: Option<usize>) -> Self {
+        let drop = lost.map(|bank| Fault { round: 2, what: What::Drop(bank) });
+        let services =
+            [Fault { round: 3, what: What::Aggregator }, Fault { round: 4, what: What::Authority }];
+        Self { unit: Unit::Phase, coming: drop.into_iter().chain(services).collect() }
+    }
+
     /// Whether this bank is not there at the start.
     #[must_use]
     pub fn is_late(&self, bank: usize) -> bool {
@@ -112,7 +127,8 @@ impl Faults {
     ) -> anyhow::Result<Vec<String>> {
         let mut said = Vec::new();
         let (unit, at) = (self.unit, self.unit.of(status));
-        while let Some(fault) = self.coming.first().copied().filter(|fault| fault.due(at, status)) {
+        let due = |fault: &Fault| fault.due(unit, at, status);
+        while let Some(fault) = self.coming.first().copied().filter(due) {
             self.coming.remove(0);
             said.push(format!("{} in {} {at}", fault.happen(fleet).await?, unit.name()));
         }
@@ -122,23 +138,24 @@ impl Faults {
 
 impl Fault {
     /// Kills come in the middle of a round: the aggregator's once it holds a submission.
-    fn due(&self, at: u32, status: &JobStatus) -> bool {
+    fn due(&self, unit: Unit, at: u32, status: &JobStatus) -> bool {
         let moment = match self.what {
-            What::Join(_) | What::Return(_) | What::Restart(_) => true,
-            What::Drop(_) => status.phase == "Collecting",
+            What::Join(_) | What::Return(_) | What::Restart(_) | What::Authority => true,
+            What::Drop(_) => unit == Unit::Phase || status.phase == "Collecting",
             What::Aggregator => !status.submitted.is_empty(),
         };
         at >= self.round && moment
     }
 
     async fn happen(self, fleet: &mut Fleet) -> anyhow::Result<String> {
-        let Fleet { banks, aggregator, .. } = fleet;
+        let Fleet { banks, aggregator, authorities, .. } = fleet;
         let (service, did) = match self.what {
             What::Join(bank) => (banks.get_mut(bank), "joins late"),
             What::Drop(bank) => (banks.get_mut(bank), "drops out (SIGKILL)"),
             What::Return(bank) => (banks.get_mut(bank), "returns"),
             What::Restart(bank) => (banks.get_mut(bank), "is killed (SIGKILL) and started again"),
             What::Aggregator => (Some(aggregator), "is killed (SIGKILL) and started again"),
+            What::Authority => (authorities.first_mut(), "is killed (SIGKILL) and started again"),
         };
         let Some(service) = service else {
             anyhow::bail!("a fault is planned for a bank that does not exist");
@@ -146,7 +163,7 @@ impl Fault {
         match self.what {
             What::Join(_) | What::Return(_) => service.start().await?,
             What::Drop(_) => service.kill(),
-            What::Restart(_) | What::Aggregator => service.restart().await?,
+            What::Restart(_) | What::Aggregator | What::Authority => service.restart().await?,
         }
         Ok(format!("{} {did}", service.name()))
     }
@@ -168,7 +185,7 @@ mod tests {
                     match fault.what {
                         What::Join(_) | What::Return(_) => away -= 1,
                         What::Drop(_) => away += 1,
-                        What::Restart(_) | What::Aggregator => {}
+                        What::Restart(_) | What::Aggregator | What::Authority => {}
                     }
                     assert!(banks - away >= 3, "{banks} {rounds} {plan:?}");
                 }

@@ -5,6 +5,7 @@ pub mod data;
 pub mod faults;
 pub mod fleet;
 pub mod job;
+pub mod payments;
 pub mod plain;
 mod record;
 pub mod sockets;

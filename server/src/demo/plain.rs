@@ -2,7 +2,7 @@
 //! sets, and never sees an update or an opened sum.
 //!
 //! Of a vertical job it gets the parties' files and seeds, and never sees a score, a product or a
-//! weight.
+//! weight; of a payments job files, seeds and row ids, and never a count or a score.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 use quorate_client::learn::data::{Dataset, Table};
 use quorate_client::learn::twin::{FrozenSet, replay};
+use quorate_client::payments::bank::AccountBook;
+use quorate_client::payments::record::{read_accounts, read_payments};
+use quorate_client::payments::replay as payments;
 use quorate_client::vertical::replay::{Replay, model_hash, repeat};
 use quorate_crypto::fixed::FixedPoint;
 use quorate_crypto::merkle::Hash;
 use quorate_protocols::wire::Name;
-use quorate_protocols::workload::{VerticalSpec, Workload};
+use quorate_protocols::workload::{PvSpec, VerticalSpec, Workload};
 use serde::{Deserialize, Serialize};
 
 /// What stands in front of the model hash in the output of `quorate plain`.
@@ -44,7 +47,7 @@ pub struct PlainParty {
     pub name: String,
     /// Its rows.
     pub data: PathBuf,
-    /// Of a vertical job the [`Replay`] that it wrote.
+    /// Of a vertical job, and of the network of a payments job, what it wrote down to repeat it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<PathBuf>,
 }
@@ -69,6 +72,9 @@ pub fn retrain(config: &Path) -> anyhow::Result<Hash> {
     let config: PlainConfig = read_json(config)?;
     if let Workload::Vertical(spec) = &config.workload {
         return repeat_vertical(spec, folder, &config.parties);
+    }
+    if let Workload::Payments(spec) = &config.workload {
+        return repeat_payments(spec, folder, &config.parties);
     }
     let Some(schema) = config.workload.schema() else {
         bail!("the workload trains no model");
@@ -102,6 +108,26 @@ fn repeat_vertical(
         own.insert(Name::new(&party.name)?, (Table::read(&folder.join(&party.data))?, replay));
     }
     Ok(model_hash(&repeat(spec, &own)?.weights))
+}
+
+/// Trains and scores in the clear what the network and its banks did under encryption; the hash is that
+/// of counts and scores.
+fn repeat_payments(spec: &PvSpec, folder: &Path, parties: &[PlainParty]) -> anyhow::Result<Hash> {
+    let mut books = BTreeMap::new();
+    let mut network = None;
+    for party in parties {
+        let name = Name::new(&party.name)?;
+        let data = folder.join(&party.data);
+        if name == spec.network {
+            let replay = party.replay.as_ref().context("the network wrote no seeds down")?;
+            network = Some((read_payments(&data)?, read_json(&folder.join(replay))?));
+        } else {
+            books.insert(name, AccountBook::new(&read_accounts(&data)?));
+        }
+    }
+    let (payments, replay) = network.context("the configuration names no network")?;
+    let repeated = payments::repeat(spec, &payments, books, &replay)?;
+    Ok(payments::result_hash(&repeated.counts, &repeated.scores))
 }
 
 /// The line that `quorate plain` prints.

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::svg::{Chart, Part};
-use super::{DemoReport, Escaped, PhaseMillis, RoundRow, bytes, millis, number};
+use super::{DemoReport, Escaped, PhaseMillis, RoleRow, RoundRow, bytes, millis, number};
 
 /// A report that displays as a whole HTML page.
 pub(super) struct Page<'a>(pub(super) &'a DemoReport);
@@ -46,6 +46,26 @@ pub(super) fn open(f: &mut fmt::Formatter<'_>, title: &str) -> fmt::Result {
 /// The title and what it is about, over the pages of simulations and real runs together.
 pub(super) fn heading(f: &mut fmt::Formatter<'_>, title: &str, data: &str) -> fmt::Result {
     write!(f, "<header><h1>{}</h1><p>{}</p></header>", Escaped(title), Escaped(data))
+}
+
+/// What each role learns, and one more sentence of HTML.
+pub(super) fn roles(f: &mut fmt::Formatter<'_>, roles: &[RoleRow], note: &str) -> fmt::Result {
+    f.write_str(
+        "<section><h2>Who learns what</h2><div class=\"scroll\"><table><thead><tr><th scope=\"col\">role\
+         </th><th scope=\"col\">learns</th></tr></thead><tbody>",
+    )?;
+    for row in roles {
+        write!(
+            f,
+            "<tr><th scope=\"row\">{}</th><td>{}</td></tr>",
+            Escaped(&row.role),
+            Escaped(&row.learns)
+        )?;
+    }
+    write!(
+        f,
+        "</tbody></table></div><p class=\"note\">From the protocol’s card. {note}</p></section>"
+    )
 }
 
 /// The end of every page.

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::page::{CLOSE, faults, heading, open, settings};
+use super::page::{CLOSE, faults, heading, open, roles, settings};
 use super::{Clean, Escaped, Spread, bytes, millis, number};
 
 /// All that the report of a vertical demo shows.
@@ -236,7 +236,12 @@ impl fmt::Display for Page<'_> {
         messages(f, report)?;
         comparison(f, report)?;
         faults(f, &report.faults)?;
-        roles(f, report)?;
+        roles(
+            f,
+            &report.roles,
+            "In this demo parties also wrote down their seeds, so that the run could be \
+             repeated: <code>replay.json</code>.",
+        )?;
         settings(f, &report.settings)?;
         f.write_str(CLOSE)
     }
@@ -447,23 +452,4 @@ fn comparison(f: &mut fmt::Formatter<'_>, report: &VerticalReport) -> fmt::Resul
         }
         None => f.write_str("It sends more bytes at every width.</p></section>"),
     }
-}
-
-fn roles(f: &mut fmt::Formatter<'_>, report: &VerticalReport) -> fmt::Result {
-    f.write_str(
-        "<section><h2>Who learns what</h2><div class=\"scroll\"><table><thead><tr><th scope=\"col\">role\
-         </th><th scope=\"col\">learns</th></tr></thead><tbody>",
-    )?;
-    for row in &report.roles {
-        write!(
-            f,
-            "<tr><th scope=\"row\">{}</th><td>{}</td></tr>",
-            Escaped(&row.role),
-            Escaped(&row.learns)
-        )?;
-    }
-    f.write_str(
-        "</tbody></table></div><p class=\"note\">From the protocol’s card. In this demo parties also wrote \
-         down their seeds, so that the run could be repeated: <code>replay.json</code>.</p></section>",
-    )
 }

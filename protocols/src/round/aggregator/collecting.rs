@@ -15,6 +15,7 @@ use crate::round::messages::{
 };
 use crate::round::{check_header, model_field};
 use crate::wire::{Signed, Verified};
+use crate::workload::Workload;
 
 impl AggregatorJob {
     pub(super) fn join(
@@ -29,6 +30,11 @@ impl AggregatorJob {
             return Err(Refusal::new(Code::WrongState, "the job is over"));
         }
         join.check(&self.manifest)?;
+        if let Workload::Payments(spec) = &self.manifest.workload
+            && !spec.names(&entry.party)
+        {
+            return Err(Refusal::new(Code::UnknownParty, "the job names no such party"));
+        }
         match self.parties.get(&entry.party) {
             Some(known) if known.entry.epoch > entry.epoch => {
                 return Err(Refusal::new(Code::LabelReuse, "these keys were rotated away"));
@@ -94,6 +100,14 @@ impl AggregatorJob {
         let holders = self.manifest.threshold.map_or(0, |spec| spec.holders);
         if self.key.is_none() && size < holders {
             return Vec::new();
+        }
+        if self.manifest.is_payments() {
+            // All that the manifest names, and no others, take part.
+            return match self.key {
+                None if size < self.manifest.max_parties => Vec::new(),
+                None => self.call_key(cx, roster),
+                Some(_) => self.carry(),
+            };
         }
         let ready = *gathering.ready_ms.get_or_insert(cx.now_ms);
         let wait_until = ready.saturating_add(self.manifest.deadlines.grace_ms);

@@ -8,6 +8,7 @@ use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::keying::{JobKey, Keying};
 use crate::round::messages::{KeyCall, KeyPosted, KeyTranscript, Message};
 use crate::wire::{Name, Signed};
+use crate::workload::Workload;
 
 impl AggregatorJob {
     /// The job's threshold key, once it is made.
@@ -40,13 +41,21 @@ impl AggregatorJob {
         }
         let count = self.manifest.threshold.map_or(0, |spec| spec.holders as usize);
         let mut holders = roster;
+        let network = match &self.manifest.workload {
+            Workload::Payments(spec) => holders
+                .iter()
+                .position(|entry| entry.party == spec.network)
+                .map(|place| holders.swap_remove(place)),
+            _ => None,
+        };
         let failed = |name: &Name| self.parties.get(name).map_or(0, |joined| joined.failed_calls);
         holders.sort_by_cached_key(|holder| (failed(&holder.party), holder.party.clone()));
         holders.truncate(count);
         holders.sort_unstable_by(|a, b| a.party.cmp(&b.party));
         let names: Vec<&str> = holders.iter().map(|holder| holder.party.as_str()).collect();
         let fact = Fact::job("key.called", format!("call {number}: {}", names.join(", ")));
-        let call = Signed::sign(KeyCall { manifest: self.hash, number, holders }, cx.identity);
+        let call =
+            Signed::sign(KeyCall { manifest: self.hash, number, holders, network }, cx.identity);
         match Keying::new(&self.manifest, call.signed()) {
             Ok(keying) => {
                 self.key_calls = number.saturating_add(1);

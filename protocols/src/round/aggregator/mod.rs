@@ -14,6 +14,7 @@
 mod collecting;
 mod keying;
 mod opening;
+mod payments;
 mod requests;
 mod sharing;
 mod status;
@@ -35,6 +36,7 @@ use super::messages::{
 use crate::checks::{Check, holds};
 use crate::job::{Approval, Manifest, RosterEntry};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
+use crate::pv4fad;
 use crate::refusal::{Code, Refusal};
 use crate::wire::{Name, Signed, Verified};
 use crate::workload::Purpose;
@@ -205,6 +207,8 @@ enum Phase {
     Opening(Bound),
     Tombstoning(GivingUp),
     Finished(Outcome),
+    /// A payments job whose key is made: letters are carried.
+    Carrying(pv4fad::aggregator::AggregatorJob),
 }
 
 /// One job at the aggregator.
@@ -315,6 +319,7 @@ impl AggregatorJob {
             Message::KeyPost(post) => self.key_post(cx, &post),
             Message::Partial(partial, _) => self.partial(&partial),
             Message::ShareRefused(refused) => self.share_refused(cx, &refused),
+            Message::Payments(message) => self.payments(cx, &message),
             _ => Err(Refusal::new(Code::WrongState, "no message for an aggregator")),
         }
     }

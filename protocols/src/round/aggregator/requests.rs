@@ -59,7 +59,10 @@ impl AggregatorJob {
                 })]
             }
             Phase::Keying(keying) => self.key_requests(keying),
-            Phase::Gathering(_) | Phase::Collecting(_) | Phase::Finished(_) => Vec::new(),
+            Phase::Gathering(_)
+            | Phase::Collecting(_)
+            | Phase::Carrying(_)
+            | Phase::Finished(_) => Vec::new(),
         }
     }
 }

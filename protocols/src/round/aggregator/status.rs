@@ -107,6 +107,7 @@ impl AggregatorJob {
             Phase::Opening(_) => "Opening",
             Phase::Tombstoning(_) => "Tombstoning",
             Phase::Finished(_) => "Finished",
+            Phase::Carrying(_) => "Carrying",
         }
     }
 

@@ -50,6 +50,12 @@ pub(super) async fn result(
              label holder writes the scores (`quorate party --scores FILE.csv`)"
         );
     }
+    if manifest.is_payments() {
+        bail!(
+            "a payments job opens nothing to the aggregator: counts and scores are the network's \
+             (`quorate party --scores FILE.csv`)"
+        );
+    }
     ensure!(manifest.hash() == Hash::from(job.job), "the aggregator sent another job's manifest");
     let chain = chain(client, &manifest).await?;
     let scratch = Scratch(std::env::temp_dir().join(format!("quorate-{}", uuid()?)));

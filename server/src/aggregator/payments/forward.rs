@@ -1,0 +1,116 @@
+//! Hands the authority its letters, one after the other, and takes what it answers.
+
+use quorate_crypto::merkle::Hash;
+use quorate_protocols::pv4fad::Envelope;
+use quorate_protocols::pv4fad::letters::PaymentsMessage;
+use quorate_protocols::refusal::Refusal;
+use quorate_protocols::round::aggregator::AggregatorJob;
+use quorate_protocols::round::messages::Message;
+use quorate_protocols::wire::{Name, Signed, Verified};
+
+use crate::aggregator::Aggregator;
+use crate::aggregator::authorities::{Answered, FIRST_DELAY, MAX_DELAY};
+use crate::driver::Failure;
+
+/// Where a job stands, for this task.
+enum Standing {
+    /// It carries no letters, or does so no more.
+    Over,
+    /// Its key is not made yet.
+    Early,
+    /// It has letters for this authority.
+    Carrying(Name),
+}
+
+/// Forwards letters until the job ends; returns at once where there are none.
+pub(in crate::aggregator) async fn forward(
+    aggregator: &Aggregator,
+    job: &Hash,
+) -> Result<(), Failure> {
+    let store = aggregator.driver.store();
+    let mut changed = aggregator.driver.watch(job).await?;
+    let mut delay = FIRST_DELAY;
+    loop {
+        changed.borrow_and_update();
+        let authority = match aggregator.driver.read(job, standing).await? {
+            Standing::Over => return aggregator.mail.forget(store, job).await,
+            Standing::Early => {
+                let _ = changed.changed().await;
+                continue;
+            }
+            Standing::Carrying(authority) => authority,
+        };
+        let (first, mut news) = aggregator.mail.first(store, job, &authority).await?;
+        let Some((number, letter)) = first else {
+            tokio::select! {
+                _ = news.changed() => {}
+                _ = changed.changed() => {}
+            }
+            continue;
+        };
+        let request = Message::Payments(PaymentsMessage::Letter(letter));
+        let why = match aggregator.authorities.ask(&authority, job, &request).await {
+            Answered::Message(Message::Payments(PaymentsMessage::Answers(answers))) => {
+                match routed(aggregator, job, &authority, &answers).await? {
+                    Ok(answers) => {
+                        let place = (&authority, number);
+                        match aggregator.mail.answered(store, job, place, &answers).await {
+                            Ok(()) => {
+                                delay = FIRST_DELAY;
+                                continue;
+                            }
+                            Err(Failure::Refused(refusal)) => refusal.to_string(),
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    Err(refusal) => refusal.to_string(),
+                }
+            }
+            Answered::Message(_) => "no answer to a letter".to_owned(),
+            Answered::Refused(refusal) => {
+                // For good: nothing that is sent again would be taken.
+                aggregator.driver.log_refusal(job, &refusal).await?;
+                aggregator.mail.answered(store, job, (&authority, number), &[]).await?;
+                continue;
+            }
+            Answered::Later(why) => why,
+        };
+        tracing::warn!(%job, %authority, why, "a letter is handed over again");
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(MAX_DELAY);
+    }
+}
+
+fn standing(machine: &AggregatorJob) -> Standing {
+    if machine.outcome().is_some() || !machine.manifest().is_payments() {
+        return Standing::Over;
+    }
+    match machine.carrier() {
+        Some(carrier) => Standing::Carrying(carrier.job().authority.name.clone()),
+        None => Standing::Early,
+    }
+}
+
+/// Answers that are signed by the authority and go to the network.
+async fn routed(
+    aggregator: &Aggregator,
+    job: &Hash,
+    authority: &Name,
+    answers: &[Signed<Envelope>],
+) -> Result<Result<Vec<Verified<Envelope>>, Refusal>, Failure> {
+    let look = |machine: &AggregatorJob| {
+        let Some(carrier) = machine.carrier() else { return Ok(Vec::new()) };
+        let own = answers.iter().map(|answer| {
+            let (_, letter) = carrier.route(answer)?;
+            match letter.from == *authority {
+                true => Ok(letter),
+                false => Err(Refusal::new(
+                    quorate_protocols::refusal::Code::UnknownParty,
+                    "a letter of somebody else",
+                )),
+            }
+        });
+        own.collect()
+    };
+    aggregator.driver.read(job, look).await
+}
