@@ -12,9 +12,10 @@ use curve25519_dalek::scalar::Scalar;
 use quorate_crypto::secret::Secret;
 use quorate_crypto::threshold::elgamal::choice::Ciphers;
 use quorate_protocols::pv4fad::messages::Message;
-use quorate_protocols::pv4fad::network::Phase;
+use quorate_protocols::pv4fad::network::{Asked, Phase};
 use quorate_protocols::pv4fad::sim::{Sim, identity, terms, with};
-use quorate_protocols::pv4fad::{PART_ROWS, Terms};
+use quorate_protocols::pv4fad::{PART_ROWS, QueryLimits, Terms};
+use quorate_protocols::wire::Name;
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
@@ -149,6 +150,46 @@ fn run(terms: Terms, rows: usize, print: bool) -> Sim {
     sim
 }
 
+/// Scores up to `most` payments, up to 250 of one pair of banks in a query, and prints what all roles
+/// together took.
+fn predict(sim: &mut Sim, most: usize) {
+    let mut pairs: BTreeMap<[Name; 2], Vec<usize>> = BTreeMap::new();
+    for (index, payment) in sim.payments.iter().enumerate() {
+        pairs.entry(payment.banks.clone()).or_default().push(index);
+    }
+    let (start, clock) = (cpu(), std::time::Instant::now());
+    let mut done = 0;
+    for (query, (banks, rows)) in (0u64..).zip(&pairs) {
+        let rows = &rows[..rows.len().min(250).min(most - done)];
+        if rows.is_empty() {
+            continue;
+        }
+        // Three scores, by the greater class of the two sides, other ones in each payment.
+        let score = |index: usize, class: usize| (index * 3 + class) as f64;
+        let asked = |index: &usize| Asked {
+            accounts: sim.payments[*index].accounts.clone(),
+            scores: (0..9).map(|pair: usize| score(*index, (pair / 3).max(pair % 3))).collect(),
+        };
+        let asked = rows.iter().map(asked).collect();
+        let expected: Vec<f64> = rows
+            .iter()
+            .map(|index| {
+                let class = sim.classes(&sim.payments[*index]).into_iter().max().unwrap();
+                score(*index, class.into())
+            })
+            .collect();
+        let scores = sim.query(query, [&banks[0], &banks[1]], asked).unwrap();
+        assert_eq!(scores, Some(expected));
+        done += rows.len();
+    }
+    println!(
+        "{done} predictions, each the plain one: {:.3} s of CPU, all roles one after the other; {:.3} s \
+         elapsed",
+        (cpu() - start) / 1e6,
+        clock.elapsed().as_secs_f64()
+    );
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1).skip_while(|argument| argument != "--measure");
     if arguments.next().is_none() {
@@ -168,10 +209,17 @@ fn main() {
         figures.cells = 128;
         figures.max_rows = rows as u64;
         figures.rows_per_account = u32::MAX;
+        figures.queries = QueryLimits {
+            total: u64::MAX,
+            per_window: u32::MAX,
+            window_ms: 1000,
+            per_account: u32::MAX,
+        };
     });
-    let sim = run(terms, rows, true);
+    let mut sim = run(terms, rows, true);
     assert_eq!(sim.network.phase(), Phase::Trained);
     assert!(sim.network.counts() == Some(sim.plain_counts(|_| true).as_slice()));
     println!("every count is the plain one");
+    predict(&mut sim, 1000);
     units(&sim);
 }
