@@ -174,8 +174,8 @@ fn found<'a>(bytes: &[u8], canaries: &'a [String]) -> Vec<&'a String> {
     canaries.iter().filter(holds).collect()
 }
 
-/// Counts and scores are those in the clear to the bit, though both services die on the way; and no
-/// account, name or address is in a service's store or log, nor on the wire.
+/// Counts and scores are those in the clear to the bit, though both services, the network and a bank die
+/// on the way; and no account, name or address is in a service's store or log, nor on the wire.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn payments_are_scored_as_in_the_clear_and_no_service_sees_an_account() -> Result<()> {
     let data = Data::new(3, 300)?;
@@ -193,7 +193,15 @@ async fn payments_are_scored_as_in_the_clear_and_no_service_sees_an_account() ->
     let folders = [world.aggregator_folder(), world.authority_folder(0)];
     let mut stores: Vec<Vec<u8>> = folders.iter().map(|f| bytes_under(f)).collect::<Result<_>>()?;
     world.aggregator.restart().await?;
+    running.abort();
+    let _ = running.await;
     world.authorities[0].restart().await?;
+    let running = start(&world, Some(&via.0), job, &network, network_part(&data, 20)).await?;
+    let first = data.accounts.keys().next().context("a bank")?;
+    let killed: Running = banks.remove(0);
+    killed.abort();
+    let _ = killed.await;
+    banks.push(start(&world, Some(&via.0), job, first, bank_part(&data, first)).await?);
 
     let finished = ended(running).await?;
     ensure!(finished.outcome == Outcome::Done, "{:?}", finished.outcome);

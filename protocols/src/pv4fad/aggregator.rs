@@ -6,15 +6,12 @@ use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::Hash;
 use serde::{Deserialize, Serialize};
 
-use super::Job;
 use super::letters::{Close, Collect, Envelope};
 use super::messages::{Assigned, Logged};
+use super::{Job, MAX_DETAIL_BYTES};
 use crate::machine::{Context, Fact, Peer};
 use crate::refusal::{Code, Refusal};
 use crate::wire::{Name, Signed, Verified};
-
-/// Longest sentence that says why a job ends: everybody is shown it.
-const MAX_DETAIL_BYTES: usize = 2000;
 
 /// One payments job at the aggregator.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -92,6 +92,8 @@ pub const PROTOCOL_ID: u16 = 4;
 pub const MAX_COORDINATES: u64 = 60_000;
 /// Most payments of one query.
 pub const MAX_QUERY_ROWS: usize = 256;
+/// Longest sentence of a refusal that is stored or shown.
+const MAX_DETAIL_BYTES: usize = 2000;
 /// Bits of a table's entry at inference: the index of a score among the row's scores.
 const ENTRY_BITS: u32 = 8;
 
