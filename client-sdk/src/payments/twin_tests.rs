@@ -164,6 +164,45 @@ fn noise_has_its_size_and_follows_the_seed() {
 }
 
 #[test]
+fn the_pooled_rule_finds_less_than_the_forest() {
+    let (exact, class) = (trained(None), |row| SAMPLE.class(row));
+    let pooled = |trained: &Trained, sigma| {
+        SAMPLE.average_precision(&trained.predict_pooled(&STACKED, class, sigma))
+    };
+    let (forest, pool) = (area(&exact, class), pooled(&exact, None));
+    let network = SAMPLE.average_precision(&exact.without_banks().predict_pooled(
+        &STACKED,
+        |_| Severity::Clean,
+        None,
+    ));
+    eprintln!(
+        "forest {forest} pooled {pool} network pooled {network} network {}",
+        area(&exact.without_banks(), |_| Severity::Clean)
+    );
+    let limited = trained(Some(MOST_ROWS));
+    for epsilon in [1.0, 4.0] {
+        let sigma = sigma(&limited.forest, MOST_ROWS, epsilon, 1e-6);
+        let noisy = limited.with_noise(sigma, &mut ChaCha20Rng::from_seed([1; 32])).unwrap();
+        eprintln!(
+            "eps {epsilon} sigma {sigma}: {} {}",
+            area(&noisy, class),
+            pooled(&noisy, Some(sigma))
+        );
+    }
+    for mult in [0u64, 1, 2, 5, 10, 50, 200, 1000] {
+        let rule = quorate_protocols::pv4fad::forest::PooledRule::new(&exact.totals, mult << 8);
+        let scores: Vec<f64> = (0..STACKED.rows())
+            .map(|row| {
+                let pool = exact.forest.pool(&exact.totals, &exact.cells, STACKED.row(row));
+                rule.score(pool.classes[class(row).class()], pool.rows)
+            })
+            .collect();
+        eprintln!("weight {mult}: {}", SAMPLE.average_precision(&scores));
+    }
+    panic!();
+}
+
+#[test]
 fn a_bank_without_book_knows_nothing() {
     let spec = PaymentsSpec { rows: 300, banks: 3, seed: 3, anomaly_rate: 0.01 };
     let payments = super::generate::Payments::new(spec).unwrap();

@@ -6,6 +6,7 @@
 //! services' drivers mend.
 
 pub mod fuzz;
+mod strict;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -96,6 +97,7 @@ fn figures(banks: u32, threshold: u32) -> Figures {
         versions: 1,
         noise: None,
         queries: QueryLimits { total: 100, per_window: 50, window_ms: 1000, per_account: 3 },
+        strict: false,
     }
 }
 
@@ -158,7 +160,7 @@ impl CellAssignment for Cells {
 }
 
 /// What a test does to a message between its sender and its envelope.
-pub type Tamper = Box<dyn FnMut(&Name, &Name, &mut Message)>;
+pub type Tamper = Box<dyn FnMut(&Name, &Name, &mut Message) + Send + Sync>;
 
 /// All roles.
 pub struct Sim {
