@@ -281,7 +281,8 @@ impl Trained {
         (0..columns.rows()).map(score).collect()
     }
 
-    /// The same by the pooled rule, as in a strict job, in which no leaf is opened; `sigma` is the
+    /// The same by the pooled rule, as in a strict job, in which no leaf is opened: the forest's score
+    /// without banks, with the lift of the payment's class in the pool of its leaves. `sigma` is the
     /// standard deviation of the noise in every count, if there is any.
     pub fn predict_pooled(
         &self,
@@ -292,11 +293,15 @@ impl Trained {
         let trees = self.forest.spec().trees;
         // A class between others is the difference of two counts in every tree.
         let sigma = sigma.map(|sigma| sigma * libm::sqrt(2.0 * f64::from(trees)));
-        let weight = PooledRule::weight_of(trees, PRIOR_ROWS, sigma);
-        let rule = PooledRule::new(&self.totals, weight);
+        let rule = PooledRule::new(trees, sigma);
+        let weight = PRIOR_ROWS << WEIGHT_BITS;
+        let none = Cells::new(&self.forest);
+        let alone = Scores::new(&self.forest, &self.totals, &none, weight);
         let score = |row| {
-            let pool = self.forest.pool(&self.totals, &self.cells, columns.row(row));
-            rule.score(pool.classes[class(row).class()], pool.rows)
+            let (features, class) = (columns.row(row), class(row).class());
+            let own = alone.of(&self.forest, features)[Severity::Clean.class()];
+            let pool = self.forest.pool(&self.totals, &self.cells, features);
+            rule.score(own, pool.classes[class], pool.rows) as f64 / ONE as f64
         };
         (0..columns.rows()).map(score).collect()
     }

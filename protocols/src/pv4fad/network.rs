@@ -1057,6 +1057,7 @@ impl NetworkJob {
                 (self.total(world)?, None)
             }
             Opens::Query { query, table } | Opens::Pooled { query, table, .. } => {
+                self.is_of_frozen(&release.opens)?;
                 let last = self.queries.get(query).filter(|known| known.table.hash() == *table);
                 let last = last.and_then(|known| known.last);
                 let last = last.ok_or_else(|| {

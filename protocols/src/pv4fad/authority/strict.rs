@@ -63,12 +63,11 @@ impl AuthorityJob {
             return Err(self.blame(Code::WrongLength, "cells of more or fewer rows"));
         }
         let own = table_of(&self.job, world.world.key, fields, &pairs.ciphers, &reached.seed);
-        let entry = |bytes: &[u8]| bytes.chunks(CIPHERTEXT_BYTES).map(<[u8]>::to_vec).collect();
-        let [own, theirs]: [Vec<Vec<u8>>; 2] = [entry(&own), entry(&table.reply)];
-        if own.len() != theirs.len() {
+        if own.len() != table.reply.len() {
             return Err(self.blame(Code::WrongLength, "a table of more or fewer entries"));
         }
-        if let Some(wrong) = own.iter().zip(&theirs).position(|(own, theirs)| own != theirs) {
+        let [own, theirs] = [&own, &table.reply].map(|bytes| bytes.chunks(CIPHERTEXT_BYTES));
+        if let Some(wrong) = own.zip(theirs).position(|(own, theirs)| own != theirs) {
             let row = self.job.classes().saturating_mul(2);
             let at = (wrong.checked_div(row), wrong.checked_rem(row).map(|at| at / 2));
             let (row, class) = (at.0.unwrap_or(0), at.1.unwrap_or(0));

@@ -1,53 +1,74 @@
 //! The pooled rule: one score from the rows of all leaves that a payment reaches, added up over the
 //! trees. It needs two counts for a payment's class and no leaf's own, so it serves jobs whose tables
 //! stay closed.
+//!
+//! The share of anomalous rows in the pool, (n1 + w p) / (n1 + n0 + w), would be the plain rule; it
+//! finds less than the network finds alone, since pools drown small leaves in large ones. What banks
+//! add, however, survives pooling: how much more frequent the class is among the pool's anomalous rows
+//! than among its normal ones. So the network's own score keeps the leaves, and its odds are multiplied
+//! by this lift.
 
 use serde::{Deserialize, Serialize};
 
-use super::{BITS, CLASSES, Cells, Forest, LABELS, ONE, Totals, WEIGHT_BITS, shrunk};
+use super::{BITS, CLASSES, Cells, Forest, LABELS, ONE, SCORE_BITS, Totals, WEIGHT_BITS};
 
-/// How pooled counts become a score: (n1 + w p) / (n1 + n0 + w), where p is the share of anomalous rows
-/// among all.
+/// Fractional bits of a class's shares.
+const SHARE_BITS: u32 = 40;
+/// Rows of a pool, and of a weight, are taken to be at most so many: what is computed fits 128 bits.
+const MOST: u64 = 1 << 32;
+/// How many deviations, or rows of each tree, pull a class's shares towards each other.
+const CAUTION: u64 = 30;
+
+/// How pooled counts and a score of the network's own become a score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PooledRule {
     /// w, in units of 2^-[`WEIGHT_BITS`] pooled rows: a row counts once in every tree.
     pub weight: u64,
-    /// p, with [`SCORE_BITS`](super::SCORE_BITS) fractional bits.
-    pub prior: u64,
 }
 
 impl PooledRule {
-    /// The rule with the share of anomalous rows in `totals`.
+    /// The rule for a forest of `trees` trees: its weight is thirty times one row of every tree, or thirty
+    /// times the deviation `sigma` of a pooled count, whichever is more; rounded up.
     #[must_use]
-    pub fn new(totals: &Totals, weight: u64) -> Self {
-        let of = |label: usize| totals.0.iter().skip(label).step_by(LABELS).sum::<u64>();
-        Self { weight, prior: shrunk((of(1), of(0)), 0, 0) }
-    }
-
-    /// Prior weight for a forest of `trees` trees: `rows` rows, each counted once in every tree, or the
-    /// deviation `sigma` of a pooled count, whichever is more; in the units of
-    /// [`weight`](Self::weight), rounded up.
-    #[must_use]
-    pub fn weight_of(trees: u32, rows: u64, sigma: Option<f64>) -> u64 {
-        let least = rows.saturating_mul(trees.into()) << WEIGHT_BITS;
+    pub fn new(trees: u32, sigma: Option<f64>) -> Self {
         let wide = libm::ceil(sigma.unwrap_or(0.0) * f64::from(1u32 << WEIGHT_BITS));
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a cast of floats saturates, and a deviation is not negative"
         )]
-        least.max(wide as u64)
+        let weight = (wide as u64).max(u64::from(trees) << WEIGHT_BITS);
+        Self { weight: weight.saturating_mul(CAUTION) }
     }
 
-    /// The score of a payment from the pooled counts of its class, anomalous and normal; noise can make
-    /// them negative, or more than the `rows` that its leaves have at all: they are clipped to 0 and to
-    /// these.
+    /// The score of a payment, with [`SCORE_BITS`] fractional bits, rounded down.
+    ///
+    /// `own` is the network's own score of it, a probability with as many bits; `counts` are the pooled
+    /// rows of its class, anomalous and normal; noise can make them negative, or more than the `rows`
+    /// that its leaves have at all: they are clipped to 0 and to these. With s the class's share of all
+    /// rows, a = (n1 + w s) / (all1 + w) and b = (n0 + w s) / (all0 + w), it is
+    /// q a / (q a + (1 - q) b); `own` where nothing counts.
     #[must_use]
-    pub fn score(&self, counts: [i64; LABELS], rows: [u64; LABELS]) -> f64 {
+    pub fn score(&self, own: u64, counts: [i64; LABELS], rows: [u64; LABELS]) -> u64 {
+        let own = own.min(ONE);
+        let rows = rows.map(|rows| rows.min(MOST));
         let clipped = |count: i64, most: u64| u64::try_from(count).unwrap_or(0).min(most);
-        let ([n1, n0], [most1, most0]) = (counts, rows);
-        let rows = (clipped(n1, most1), clipped(n0, most0));
-        shrunk(rows, self.weight, self.prior) as f64 / ONE as f64
+        let ([n1, n0], [all1, all0]) = (counts, rows);
+        let (n1, n0) = (clipped(n1, all1), clipped(n0, all0));
+        let weight = self.weight.min(MOST << WEIGHT_BITS);
+        let (class, all) = (n1 + n0, all1 + all0);
+        // Both sides of a share are multiplied by the rows of the pool.
+        let share = |count: u64, most: u64| {
+            let count = (u128::from(count) * u128::from(all)) << WEIGHT_BITS;
+            let above = count + u128::from(weight) * u128::from(class);
+            let below = ((u128::from(most) << WEIGHT_BITS) + u128::from(weight)) * u128::from(all);
+            (above << SHARE_BITS).checked_div(below)
+        };
+        let Some((a, b)) = share(n1, all1).zip(share(n0, all0)) else { return own };
+        let anomalous = a * u128::from(own);
+        let normal = b * u128::from(ONE - own);
+        let score = (anomalous << SCORE_BITS).checked_div(anomalous + normal);
+        score.map_or(own, |score| u64::try_from(score).unwrap_or(ONE))
     }
 }
 
@@ -114,20 +135,33 @@ mod tests {
         assert_eq!(pool, Pool { classes: [[0, 0], [0, 18], [6, 0]], rows: [6, 18] });
         let pool = forest.pool(&totals, &cells, &[0]);
         assert_eq!(pool, Pool { classes: [[6, 270], [0, 0], [0, 0]], rows: [6, 270] });
-        let one = 1u64 << WEIGHT_BITS;
-        let rule = PooledRule::new(&totals, 12 * one);
-        assert_eq!(rule.prior, 4 * ONE / 100);
-        // By hand, rounded down: 12 rows of the prior beside 276.
-        let expected = ((6u128 << 40) + 12 * 256 * u128::from(rule.prior)) / (288 << 8);
-        assert_eq!(rule.score([6, 270], [6, 270]), expected as f64 / ONE as f64);
-        assert_eq!(rule.score([-5, -1], [6, 270]), rule.prior as f64 / ONE as f64);
-        // Noise beyond what the leaves have.
-        assert_eq!(rule.score([i64::MAX, i64::MIN], [12, 4]), {
-            let expected = ((12u128 << 40) + 12 * 256 * u128::from(rule.prior)) / (24 << 8);
-            expected as f64 / ONE as f64
-        });
-        assert_eq!(PooledRule::weight_of(3, 2, None), 6 * one);
-        assert_eq!(PooledRule::weight_of(3, 2, Some(6.001)), 1537);
-        assert_eq!(PooledRule::weight_of(3, 2, Some(5.9)), 6 * one);
+        let rule = PooledRule { weight: 4 << WEIGHT_BITS };
+        // By hand: all rows are of the class, so it tells nothing; then half of the anomalous and a ninth
+        // of the normal ones are, each with 4 rows of the class's share of all, 5 in 24.
+        assert_eq!(rule.score(ONE / 5, [6, 18], [6, 18]), ONE / 5);
+        let (a, b) = ((3.0 + 4.0 * 5.0 / 24.0) / 10.0, (2.0 + 4.0 * 5.0 / 24.0) / 22.0);
+        let (expected, got) = (0.2 * a / (0.2 * a + 0.8 * b), rule.score(ONE / 5, [3, 2], [6, 18]));
+        assert!((got as f64 / ONE as f64 - expected).abs() < 1e-9, "{got} {expected}");
+        // Clipped, on both sides.
+        assert_eq!(rule.score(ONE / 5, [-7, 40], [6, 18]), rule.score(ONE / 5, [0, 18], [6, 18]));
+        assert!(rule.score(ONE / 5, [-7, 40], [6, 18]) < ONE / 5);
+        // Nothing counts; nothing is of the class; certainties stay.
+        assert_eq!(rule.score(ONE / 3, [5, 5], [0, 0]), ONE / 3);
+        assert_eq!(rule.score(ONE / 3, [0, 0], [6, 18]), ONE / 3);
+        assert_eq!(rule.score(0, [6, 0], [6, 18]), 0);
+        assert_eq!(rule.score(ONE + 9, [6, 1], [6, 18]), ONE);
+        // Whatever was opened, a score is a probability.
+        for most in [u64::MAX, 1 << 31] {
+            for counts in [[i64::MAX; 2], [i64::MIN; 2], [i64::MAX, 0], [0, i64::MAX]] {
+                for weight in [0, 1, u64::MAX] {
+                    let rule = PooledRule { weight };
+                    assert!(rule.score(ONE / 2, counts, [most; 2]) <= ONE);
+                    assert!(rule.score(ONE / 2, counts, [0, most]) <= ONE);
+                }
+            }
+        }
+        assert_eq!(PooledRule::new(3, None).weight, 90 << WEIGHT_BITS);
+        assert_eq!(PooledRule::new(3, Some(3.001)).weight, 30 * 769);
+        assert_eq!(PooledRule::new(3, Some(2.9)).weight, 90 << WEIGHT_BITS);
     }
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Account, Asked, NetworkJob, NetworkOutput, NetworkWorld, Phase, Query, Side, to_bank};
 use crate::machine::{Context, Fact, Output};
-use crate::pv4fad::forest::PooledRule;
-use crate::pv4fad::messages::{Message, Picked, QueryTable, ReleaseAsk};
+use crate::pv4fad::forest::{ONE, PooledRule};
+use crate::pv4fad::messages::{Message, Opens, Picked, QueryTable, ReleaseAsk};
 use crate::pv4fad::strict::{CellRows, Closed, Frozen, Pairs, PooledAsk, Reached, table_of};
 use crate::pv4fad::{Keep, ciphers_hash, seed};
 use crate::refusal::{Code, Culprit, Refusal};
@@ -19,6 +19,9 @@ pub struct Reaching {
     /// For each tree the two cells of the leaf that it reaches: that of anomalous rows and that of
     /// normal ones, numbered as by [`CellAssignment`](super::CellAssignment).
     pub leaves: Vec<[u16; 2]>,
+    /// The network's own score of it, a probability with
+    /// [`SCORE_BITS`](crate::pv4fad::forest::SCORE_BITS) fractional bits.
+    pub own: u64,
 }
 
 /// What a strict query has besides its accounts.
@@ -27,6 +30,8 @@ pub(super) struct Pooled {
     reached: Verified<Reached>,
     /// For each payment the rows in its cells: anomalous, normal.
     rows: Vec<[u64; 2]>,
+    /// The network's own scores.
+    own: Vec<u64>,
     rule: PooledRule,
     /// What was opened: the pooled counts of each payment's class.
     counts: Option<Vec<[i64; 2]>>,
@@ -122,12 +127,24 @@ impl NetworkJob {
         let table = Signed::sign(QueryTable { job, version, fields, reply }, cx.identity);
         let reached = Reached { job, version, table: table.hash(), cells, seed };
         let reached = Signed::sign(reached, cx.identity);
+        let own = asked.iter().map(|row| row.own).collect();
         let only = |row: Reaching| Asked { accounts: row.accounts, scores: Vec::new() };
         let mut state = Query::new(table, asked.into_iter().map(only).collect());
-        state.pooled = Some(Pooled { reached, rows, rule, counts: None });
+        state.pooled = Some(Pooled { reached, rows, own, rule, counts: None });
         let output = next.ask_pick(cx, &state, Side::Ordering, Vec::new());
         next.queries.insert(query, state);
         Ok((next, vec![output]))
+    }
+
+    /// S5 at the network: what is released of a strict query is of the sums that were frozen.
+    pub(super) fn is_of_frozen(&self, opens: &Opens) -> Result<(), Refusal> {
+        let Opens::Pooled { frozen, .. } = opens else { return Ok(()) };
+        let own = self.closed.as_ref().map(|closed| closed.record.hash());
+        if own == Some(*frozen) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::WrongLabel, "pairs of other sums than were frozen")
+            .blaming(Culprit::Authority(self.job.authority.name.clone())))
     }
 
     /// What opened pairs may hold: no more than the rows of their cells, and all noise.
@@ -143,8 +160,11 @@ impl NetworkJob {
     pub(super) fn score_pooled(&mut self, query: u64, opened: &[i64]) -> Option<Vec<f64>> {
         let pooled = self.queries.get_mut(&query)?.pooled.as_mut()?;
         let counts = opened.as_chunks::<2>().0.to_vec();
-        let pairs = counts.iter().zip(&pooled.rows);
-        let scores = pairs.map(|(pair, rows)| pooled.rule.score(*pair, *rows)).collect();
+        let pairs = pooled.own.iter().zip(counts.iter().zip(&pooled.rows));
+        let score = |(own, (pair, rows)): (&u64, (&[i64; 2], &[u64; 2]))| {
+            pooled.rule.score(*own, *pair, *rows) as f64 / ONE as f64
+        };
+        let scores = pairs.map(score).collect();
         pooled.counts = Some(counts);
         Some(scores)
     }

@@ -5,11 +5,12 @@ use crate::pv4fad::forest::PooledRule;
 use crate::pv4fad::network::Reaching;
 
 impl Sim {
-    /// What a strict query says of a payment in these leaves, one in each tree.
+    /// What a strict query says of a payment in these leaves, one in each tree, with the network's own
+    /// score of it.
     #[must_use]
-    pub fn reaching(payment: &Payment, leaves: impl Iterator<Item = u16>) -> Reaching {
+    pub fn reaching(payment: &Payment, leaves: impl Iterator<Item = u16>, own: u64) -> Reaching {
         let leaves = leaves.map(|leaf| [2 * leaf + 1, 2 * leaf]).collect();
-        Reaching { accounts: payment.accounts.clone(), leaves }
+        Reaching { accounts: payment.accounts.clone(), leaves, own }
     }
 
     /// Gives a bank up that does not answer, and runs.

@@ -6,6 +6,9 @@ use super::super::network::Reaching;
 use super::super::strict::{Frozen, PooledAsk, Reached};
 use super::*;
 
+/// Payments of a strict job.
+const ROWS: usize = 30;
+
 /// A strict job with a forest behind it.
 struct Strict {
     sim: Sim,
@@ -15,6 +18,8 @@ struct Strict {
     totals: Totals,
     clear: ForestCells,
     rule: PooledRule,
+    /// The network's own scores.
+    own: Vec<u64>,
 }
 
 fn strict_with(change: impl FnOnce(&mut Figures)) -> Strict {
@@ -23,7 +28,7 @@ fn strict_with(change: impl FnOnce(&mut Figures)) -> Strict {
     let spec = ForestSpec { trees: 3, depth: 2, columns, seed: [6; 32] };
     let forest = Forest::draw(&spec).unwrap();
     let terms = with(with(terms(5, 3), |figures| figures.strict = true), change);
-    let (ledgers, made, mut cells) = payments(&terms, 60, 6);
+    let (ledgers, made, mut cells) = payments(&terms, ROWS, 6);
     let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(6);
     let features: Vec<[i32; 2]> = made
         .iter()
@@ -42,8 +47,11 @@ fn strict_with(change: impl FnOnce(&mut Figures)) -> Strict {
         clear.add(&forest, row, *label, class.bits());
     }
     let sigma = sim.job.pooled_sigma(5);
-    let rule = PooledRule::new(&totals, PooledRule::weight_of(3, 1, sigma));
-    Strict { sim, forest, features, totals, clear, rule }
+    let rule = PooledRule::new(3, sigma);
+    // What the network finds by itself: scores of leaves without banks.
+    let alone = Scores::new(&forest, &totals, &ForestCells::new(&forest), 1 << WEIGHT_BITS);
+    let own = features.iter().map(|row| alone.of(&forest, row)[0]).collect();
+    Strict { sim, forest, features, totals, clear, rule, own }
 }
 
 fn strict() -> Strict {
@@ -67,11 +75,16 @@ fn authority() -> Culprit {
 
 impl Strict {
     fn reaching(&self, payment: usize) -> Reaching {
-        Sim::reaching(&self.sim.payments[payment], self.sim.cells.leaves_of(payment))
+        let leaves = self.sim.cells.leaves_of(payment);
+        Sim::reaching(&self.sim.payments[payment], leaves, self.own[payment])
     }
 
     fn pool(&self, payment: usize) -> Pool {
         self.forest.pool(&self.totals, &self.clear, &self.features[payment])
+    }
+
+    fn score(&self, payment: usize, counts: [i64; 2], rows: [u64; 2]) -> f64 {
+        self.rule.score(self.own[payment], counts, rows) as f64 / ONE as f64
     }
 
     /// Asks about payments, all of the first one's pair of banks.
@@ -145,7 +158,7 @@ fn strict_scores_are_the_plain_ones_to_the_bit() {
         strict.sim.payments.iter().map(|payment| payment.banks.clone()).collect();
     for (query, pair) in (0u64..).zip(pairs.iter().take(12)) {
         let of = |payment: &usize| strict.sim.payments[*payment].banks == *pair;
-        let rows: Vec<usize> = (0..60).filter(of).take(3).collect();
+        let rows: Vec<usize> = (0..ROWS).filter(of).take(3).collect();
         let scores = strict.ask(query, &rows);
         let counts = strict.sim.network.pooled_counts(query).unwrap_or_default().to_vec();
         if scores.is_none() {
@@ -157,10 +170,8 @@ fn strict_scores_are_the_plain_ones_to_the_bit() {
             let class = class_of(&strict.sim, &strict.sim.payments[*payment]);
             let pool = strict.pool(*payment);
             assert_eq!(counts, pool.classes[class]);
-            assert_eq!(
-                score.to_bits(),
-                strict.rule.score(pool.classes[class], pool.rows).to_bits()
-            );
+            let plain = strict.score(*payment, pool.classes[class], pool.rows);
+            assert_eq!(score.to_bits(), plain.to_bits());
             seen.insert(class);
         }
     }
@@ -197,8 +208,8 @@ fn one_and_three_bits_of_class_are_pooled_alike() {
                     expected[lane] += i64::try_from(same).unwrap();
                 }
             }
-            let rule = PooledRule { weight: 1, prior: 1 };
-            let asked = vec![Sim::reaching(&one, own.into_iter())];
+            let rule = PooledRule { weight: 1 };
+            let asked = vec![Sim::reaching(&one, own.into_iter(), 1)];
             let query = payment as u64;
             sim.query_pooled(query, one.banks.each_ref(), asked, rule).unwrap().unwrap();
             assert_eq!(sim.network.pooled_counts(query), Some(&[expected][..]), "{bits}");
@@ -252,7 +263,8 @@ fn strict_scores_are_made_of_the_frozen_noised_counts() {
             at_least[lane][class] - at_least[lane][class + 1]
         });
         assert_eq!(strict.sim.network.pooled_counts(query), Some(&[counts][..]));
-        assert_eq!(score.to_bits(), strict.rule.score(counts, pool.rows).to_bits());
+        let plain = strict.score(payment, counts, pool.rows);
+        assert_eq!(score.to_bits(), plain.to_bits());
         moved += usize::from(counts != pool.classes[class]);
     }
     assert_eq!((moved, strict.sim.rejects.len()), (5, 0));
@@ -348,14 +360,11 @@ fn a_table_that_is_not_the_named_cells_is_refused() {
 
 #[test]
 fn an_altered_entry_that_both_banks_answered_for_is_refused() {
-    let held = frozen().held(0, &[0]);
-    let stolen = {
-        let sim = frozen().sim;
-        let Message::FlagPart(part) = sent(&sim, &name("network"), "FlagPart")[0].clone() else {
-            panic!()
-        };
-        part.peek().unwrap().ciphers[..64].to_vec()
-    };
+    let mut honest = frozen();
+    let held = honest.held(0, &[0]);
+    let parts = sent(&honest.sim, &name("network"), "FlagPart");
+    let Message::FlagPart(part) = parts[0] else { panic!() };
+    let stolen = part.peek().unwrap().ciphers[..64].to_vec();
     type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
     let changes: [(Change<'_>, &str); 3] = [
         // A bank's bit; the pair of another class; one entry less.
@@ -636,8 +645,8 @@ fn a_job_that_opens_its_counts_knows_no_strict_messages() {
     let reached = Signed::sign(reached, &identity(&name("network"))).signed().clone();
     let (code, culprits, _) = open.refused_ask(PooledAsk { ask: *ask, reached });
     assert_eq!((code, culprits), (Code::WrongState, vec![network()]));
-    let asked = vec![Sim::reaching(&payment, [0, 0, 0].into_iter())];
-    let rule = PooledRule { weight: 1, prior: 1 };
+    let asked = vec![Sim::reaching(&payment, [0, 0, 0].into_iter(), 1)];
+    let rule = PooledRule { weight: 1 };
     let refusal = open.sim.query_pooled(7, payment.banks.each_ref(), asked, rule).unwrap_err();
     assert_eq!(refusal.code, Code::WrongState);
 }
@@ -719,12 +728,12 @@ fn pairs_that_no_honest_banks_make_are_not_answered_and_accuse_nobody() {
     // Its own machine, which sent another share, takes no part.
     assert_eq!(only_reject(&sim), ("bank-4", Code::ReceiptBroken, &[authority()][..]));
     let mut classes = BTreeSet::new();
-    let rule = PooledRule { weight: 1, prior: 1 };
+    let rule = PooledRule { weight: 1 };
     for (query, payment) in (0u64..).zip(sim.payments.clone()) {
         if payment.banks.contains(&bank(4)) || !classes.insert(class_of(&sim, &payment)) {
             continue;
         }
-        let empty = vec![Sim::reaching(&payment, [3; 3].into_iter())];
+        let empty = vec![Sim::reaching(&payment, [3; 3].into_iter(), 1)];
         let scores = sim.query_pooled(query, payment.banks.each_ref(), empty, rule).unwrap();
         let (class, refusal) = (class_of(&sim, &payment), sim.network.query_refusal(query));
         // Between two counts that are one too many in every tree the difference is right.
@@ -787,6 +796,37 @@ fn broken_strict_messages_are_refused_without_panic() {
         }
     }
     assert!(refused > 40, "{refused}");
+    // Behind the signature: any byte of a body changed, and signed again.
+    fn broken<T: Body>(signed: &Signed<T>, by: &str, at: u64) -> Signed<T> {
+        let mut body = signed.body().to_vec();
+        let at = usize::try_from(at).unwrap() % body.len();
+        body[at] ^= 1 << (at % 8);
+        let signature = identity(&name(by)).sign(T::DOMAIN, &body);
+        Signed::from_parts(body, crate::wire::Signature(signature))
+    }
+    refused = 0;
+    for (to, message) in &all {
+        for _ in 0..12 {
+            let (mut message, at) = (message.clone(), rng.next_u64());
+            match &mut message {
+                Message::QueryAsk(table, accounts) if at % 2 == 0 => {
+                    *table = broken(table, "network", at / 2);
+                    let hash = table.hash();
+                    again(accounts, &name("network"), |accounts| accounts.table = hash);
+                }
+                Message::QueryAsk(_, accounts) => *accounts = broken(accounts, "network", at / 2),
+                Message::PooledAsk(ask) => ask.reached = broken(&ask.reached, "network", at),
+                Message::Released(release, _) => *release = broken(release, "authority", at),
+                Message::OpenAsk(ask) => ask.release = broken(&ask.release, "authority", at),
+                Message::Frozen(record) => *record = broken(record, "authority", at),
+                _ => continue,
+            }
+            strict.sim.rejects.clear();
+            strict.sim.deliver(to, message);
+            refused += strict.sim.rejects.len();
+        }
+    }
+    assert!(refused > 100, "{refused}");
     let (class, pool) = (class_of(&strict.sim, &strict.sim.payments[0]), strict.pool(0));
     assert_eq!(strict.sim.network.pooled_counts(0), Some(&[pool.classes[class]][..]));
 }
