@@ -9,8 +9,8 @@ use std::num::NonZeroU32;
 use quorate_crypto::dp::account::sigma_for_zcdp;
 use quorate_crypto::dp::{DiscreteGaussian, DpError, Ratio};
 use quorate_protocols::pv4fad::forest::{
-    BITS, CLASSES, Cells, Forest, ForestError, ForestSpec, ONE, Range, Scores, Severity, Totals,
-    WEIGHT_BITS,
+    BITS, CLASSES, Cells, Forest, ForestError, ForestSpec, ONE, PooledRule, Range, Scores,
+    Severity, Totals, WEIGHT_BITS,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{CryptoRng, Rng as _, SeedableRng as _};
@@ -277,6 +277,31 @@ impl Trained {
         let score = |row| {
             let table: [u64; CLASSES] = scores.of(&self.forest, columns.row(row));
             table[class(row).class()] as f64 / ONE as f64
+        };
+        (0..columns.rows()).map(score).collect()
+    }
+
+    /// The same by the pooled rule, as in a strict job, in which no leaf is opened: the forest's score
+    /// without banks, with the lift of the payment's class in the pool of its leaves. `sigma` is the
+    /// standard deviation of the noise in every count, if there is any.
+    pub fn predict_pooled(
+        &self,
+        columns: &Columns,
+        class: impl Fn(usize) -> Severity,
+        sigma: Option<f64>,
+    ) -> Vec<f64> {
+        let trees = self.forest.spec().trees;
+        // A class between others is the difference of two counts in every tree.
+        let sigma = sigma.map(|sigma| sigma * libm::sqrt(2.0 * f64::from(trees)));
+        let rule = PooledRule::new(trees, sigma);
+        let weight = PRIOR_ROWS << WEIGHT_BITS;
+        let none = Cells::new(&self.forest);
+        let alone = Scores::new(&self.forest, &self.totals, &none, weight);
+        let score = |row| {
+            let (features, class) = (columns.row(row), class(row).class());
+            let own = alone.of(&self.forest, features)[Severity::Clean.class()];
+            let pool = self.forest.pool(&self.totals, &self.cells, features);
+            rule.score(own, pool.classes[class], pool.rows) as f64 / ONE as f64
         };
         (0..columns.rows()).map(score).collect()
     }

@@ -164,6 +164,26 @@ fn noise_has_its_size_and_follows_the_seed() {
 }
 
 #[test]
+fn closed_tables_cost_little_beside_what_banks_add() {
+    let (exact, class) = (trained(None), |row| SAMPLE.class(row));
+    let pooled = |trained: &Trained, sigma| {
+        SAMPLE.average_precision(&trained.predict_pooled(&STACKED, class, sigma))
+    };
+    let (forest, closed) = (area(&exact, class), pooled(&exact, None));
+    let none = exact.without_banks();
+    let alone = none.predict(&STACKED, |_| Severity::Clean);
+    let network = SAMPLE.average_precision(&alone);
+    assert!((forest - closed).abs() < 0.03, "{forest} {closed}");
+    assert!(closed - network > 0.1, "{closed} {network}");
+    // Without banks all rows are clean, which tells nothing: the network's own scores, to the bit.
+    assert_eq!(none.predict_pooled(&STACKED, |_| Severity::Clean, None), alone);
+    // Noise that drowns every count leaves what the network finds by itself, too.
+    let drowned = exact.with_noise(1e6, &mut ChaCha20Rng::from_seed([3; 32])).unwrap();
+    let drowned = pooled(&drowned, Some(1e6));
+    assert!((drowned - network).abs() < 0.1, "{drowned} {network}");
+}
+
+#[test]
 fn a_bank_without_book_knows_nothing() {
     let spec = PaymentsSpec { rows: 300, banks: 3, seed: 3, anomaly_rate: 0.01 };
     let payments = super::generate::Payments::new(spec).unwrap();

@@ -1,6 +1,8 @@
 //! The authority's side: it recomputes the cell sums from what banks signed, approves noise shares,
 //! releases each model version once, and keeps the log of queries.
 
+mod strict;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_crypto::merkle::Hash;
@@ -13,6 +15,7 @@ use super::messages::{
     Evidence, FlagPart, FreezeAsk, Message, NO_CELL, NoiseShare, Opens, Partial, Picked,
     QueryTable, Release, ReleaseAsk, SumAsk, Summed, assignment_hash,
 };
+use super::strict::{CellRows, Closed, Reached};
 use super::{
     Job, Keep, MAX_QUERY_ROWS, RowId, Side, World, bad_ciphertext, blob_hash, ciphers_hash,
     reply_ciphers, rows_hash, seed,
@@ -43,6 +46,10 @@ struct Version {
     /// Banks whose flags are in the sums.
     members: BTreeSet<Name>,
     release: Option<Released>,
+    /// In a strict job: where the rows of every cell are kept.
+    rows: Option<Hash>,
+    /// In a strict job, instead of a release: for which request it was frozen, and how.
+    closed: Option<(Hash, Closed)>,
 }
 
 /// What was released, and for which request.
@@ -78,6 +85,7 @@ struct Recomputed {
     sums: Ciphers,
     members: BTreeSet<Name>,
     rows: u64,
+    cells: CellRows,
 }
 
 impl AuthorityJob {
@@ -105,7 +113,8 @@ impl AuthorityJob {
             Message::NoiseShare(share) => next.keep(encode(share)),
             Message::SumAsk(ask) => next.sum(cx, world, ask),
             Message::FreezeAsk(ask) => next.freeze(cx, world, ask),
-            Message::ReleaseAsk(ask) => next.query(cx, world, ask),
+            Message::ReleaseAsk(ask) => next.query(cx, world, ask, None),
+            Message::PooledAsk(ask) => next.query(cx, world, &ask.ask, Some(&ask.reached)),
             other => {
                 Err(Refusal::new(Code::WrongState, format!("an authority takes no {other:?}")))
             }
@@ -169,7 +178,7 @@ impl AuthorityJob {
             }
             return Ok(vec![self.to_network(Message::Summed(known.summed.signed().clone()))]);
         }
-        let Recomputed { sums, members, rows } = self.recompute(&world.world, &ask)?;
+        let Recomputed { sums, members, rows, cells } = self.recompute(&world.world, &ask)?;
         let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
         if !holds(Check::Floor, count >= self.job.floor()) {
             return Err(Refusal::new(Code::SetTooSmall, "fewer banks behind the sums than r_min"));
@@ -185,9 +194,20 @@ impl AuthorityJob {
         let answer = self.to_network(Message::Summed(summed.signed().clone()));
         let note = format!("{rows} rows of {count} banks");
         let fact = Output::Log(Fact::of("cells.summed", ask.version, 0, note));
-        let version = Version { summed, sums: keep.hash, members, release: None };
+        let sizes = self.job.strict.then(|| cells.keep());
+        let version = Version {
+            summed,
+            sums: keep.hash,
+            members,
+            release: None,
+            rows: sizes.as_ref().map(|keep| keep.hash),
+            closed: None,
+        };
         self.versions.insert(ask.version, version);
-        Ok(vec![fact, Output::Work(keep), answer])
+        let mut outputs = vec![fact, Output::Work(keep)];
+        outputs.extend(sizes.map(Output::Work));
+        outputs.push(answer);
+        Ok(outputs)
     }
 
     /// W6, W7: every part that counts is signed by its bank and proven; every input is the ordering
@@ -198,6 +218,7 @@ impl AuthorityJob {
             sums: Ciphers::empty(self.job.coordinates()),
             members: BTreeSet::new(),
             rows: 0,
+            cells: CellRows::new(&self.job),
         };
         let mut ordering: BTreeMap<RowId, Hash> = BTreeMap::new();
         let mut counted: BTreeSet<RowId> = BTreeSet::new();
@@ -352,6 +373,7 @@ impl AuthorityJob {
             let cells: Vec<Option<u16>> =
                 places.iter().map(|place| cells.get(*place).copied()).collect();
             let base = tree.saturating_mul(self.job.tree_width());
+            recomputed.cells.add(&self.job, tree, cells.iter().copied().flatten());
             recomputed
                 .sums
                 .add_rows(base, &cells, &ciphers, bits)
@@ -382,6 +404,14 @@ impl AuthorityJob {
                 return Err(self.blame(Code::Difference, "this model version was opened already"));
             }
             return self.answer(cx, world, released, Vec::new());
+        }
+        if let Some((known, closed)) = &version.closed {
+            // S1
+            if !holds(Check::OneOpening, *known == asked) {
+                return Err(self.blame(Code::Difference, "this model version was frozen already"));
+            }
+            let record = closed.record.signed().clone();
+            return Ok(vec![self.to_network(Message::Frozen(record))]);
         }
         let count = u32::try_from(ask.shares.len()).unwrap_or(u32::MAX);
         if !holds(Check::Floor, count >= self.job.floor()) {
@@ -417,6 +447,9 @@ impl AuthorityJob {
             shares.push((share.bank.clone(), *hash));
         }
         let keep = Keep::of(total.to_bytes());
+        if self.job.strict {
+            return self.close(cx, ask.version, ask.summed, shares, keep, asked);
+        }
         let opens = Opens::Model { summed: ask.summed, shares };
         let released = self.release(cx, ask.version, opens, &keep, asked);
         let mut outputs: Vec<_> =
@@ -492,20 +525,30 @@ impl AuthorityJob {
     }
 
     /// W14, W15: a table whose plaintexts the network knows, picked from by both banks, of rows
-    /// that were not asked about, within the limits.
+    /// that were not asked about, within the limits. In a strict job (S4, S5) one that the cells
+    /// `reached` make.
     fn query(
         &mut self,
         cx: &Context<'_>,
         world: &AuthorityWorld<'_>,
         ask: &ReleaseAsk,
+        reached: Option<&Signed<Reached>>,
     ) -> Result<Vec<AuthorityOutput>, Refusal> {
         let table = self.job.by_network(&ask.table)?;
         let fields = &table.fields;
-        let trained = self.versions.get(&table.version).is_some_and(|v| v.release.is_some());
+        let version = self.versions.get(&table.version);
+        let closed = version.and_then(|v| v.closed.as_ref()).map(|(_, v)| v.record.hash());
+        let trained = version.is_some_and(|v| v.release.is_some() || v.closed.is_some());
         if !trained || fields.version != table.version {
-            return Err(Refusal::new(Code::WrongState, "no such model version was opened"));
+            return Err(Refusal::new(Code::WrongState, "no such model version is trained"));
         }
-        let content = encode(&(ask.table.hash(), ask.ordering.hash(), ask.beneficiary.hash()));
+        if self.job.strict != reached.is_some() {
+            let why = "in a strict job, and in no other, a query names cells";
+            return Err(self.blame(Code::WrongState, why));
+        }
+        let picks = (ask.table.hash(), ask.ordering.hash(), ask.beneficiary.hash());
+        let mut content = encode(&picks);
+        content.extend(reached.iter().flat_map(|reached| reached.hash().0));
         let asked = blob_hash(&content);
         if let Some(known) = self.queries.get(&fields.query) {
             if !holds(Check::OneOpening, known.asked == asked) {
@@ -518,22 +561,29 @@ impl AuthorityJob {
             return Err(self.blame(Code::WrongLength, "a query has 1 to 256 rows"));
         }
         self.log_query(cx.now_ms, &fields.rows)?;
-        let shape = self.job.table_shape(rows);
-        let binding = self.job.table_binding(fields);
-        world
-            .world
-            .values
-            .verify_reply(&shape, &binding, &table.reply)
-            .map_err(|e| self.blame(Code::BadCiphertext, format!("the network's table: {e}")))?;
-        let classes = self.job.classes();
-        let entries = rows.saturating_mul(classes).saturating_mul(classes);
-        let candidates = reply_ciphers(&table.reply, entries);
+        if let Some(reached) = reached {
+            self.check_table(world, &table, reached)?;
+        } else {
+            let shape = self.job.table_shape(rows);
+            let binding = self.job.table_binding(fields);
+            let checked = world.world.values.verify_reply(&shape, &binding, &table.reply);
+            let why = |e| self.blame(Code::BadCiphertext, format!("the network's table: {e}"));
+            checked.map_err(why)?;
+        }
+        let lanes = self.job.lanes();
+        let width = self.job.classes().saturating_mul(lanes);
+        let candidates = self.job.candidates(&table.reply, rows);
         let first =
-            self.picked(world, &table, Side::Ordering, &ask.ordering, candidates, classes)?;
-        let last = self.picked(world, &table, Side::Beneficiary, &ask.beneficiary, &first, 1)?;
+            self.picked(world, &table, Side::Ordering, &ask.ordering, &candidates, width)?;
+        let last =
+            self.picked(world, &table, Side::Beneficiary, &ask.beneficiary, &first, lanes)?;
         let ciphers = Ciphers::decode(&last).map_err(|error| self.own(&error))?;
         let keep = Keep::of(last);
-        let opens = Opens::Query { query: fields.query, table: ask.table.hash() };
+        let (query, hash) = (fields.query, ask.table.hash());
+        let opens = match closed {
+            Some(frozen) => Opens::Pooled { query, table: hash, frozen },
+            None => Opens::Query { query, table: hash },
+        };
         let released = self.release(cx, table.version, opens, &keep, asked);
         let note = format!("query {}: {rows} rows", fields.query);
         let outputs = vec![

@@ -3,6 +3,8 @@
 //! All its answers are functions of its keys and of what it is asked, so a repeated question gets
 //! the same bytes, and a second question under one label is refused.
 
+mod strict;
+
 use std::collections::BTreeMap;
 
 use quorate_crypto::merkle::Hash;
@@ -21,7 +23,7 @@ use super::messages::{
 };
 use super::{
     Job, Keep, MAX_QUERY_ROWS, RowId, Side, World, bad_ciphertext, blob_hash, ciphers_hash,
-    reply_ciphers, rows_hash, seed,
+    rows_hash, seed,
 };
 use crate::checks::{Check, holds};
 use crate::job::Minima;
@@ -64,7 +66,7 @@ struct Version {
     noised: Option<Hash>,
     /// Hash of the own signed noise share.
     share: Option<Hash>,
-    /// The release that was answered.
+    /// The release that was answered; in a strict job what was frozen instead.
     released: Option<Hash>,
 }
 
@@ -127,6 +129,7 @@ impl BankJob {
             Message::NoiseAsk(ask) => next.noise(cx, world, ask),
             Message::QueryAsk(table, accounts) => next.pick(cx, world, table, accounts),
             Message::OpenAsk(ask) => next.open(cx, world, ask),
+            Message::Frozen(record) => next.frozen(record),
             other => Err(Refusal::new(Code::WrongState, format!("a bank takes no {other:?}"))),
         };
         Ok(match outcome {
@@ -416,13 +419,13 @@ impl BankJob {
         {
             return Err(self.blame(Code::WrongLength, "a query's parts do not belong together"));
         }
-        let classes = self.job.classes();
+        self.is_frozen(table.version)?;
+        let (classes, lanes) = (self.job.classes(), self.job.lanes());
         let (width, candidates) = match side {
             Side::Ordering => {
-                let entries = rows.saturating_mul(classes).saturating_mul(classes);
-                (classes, reply_ciphers(&table.reply, entries))
+                (classes.saturating_mul(lanes), self.job.candidates(&table.reply, rows))
             }
-            Side::Beneficiary => (1, accounts.candidates.as_slice()),
+            Side::Beneficiary => (lanes, accounts.candidates.as_slice().into()),
         };
         let row_bytes = classes.saturating_mul(width).saturating_mul(CIPHERTEXT_BYTES);
         if candidates.len() != rows.saturating_mul(row_bytes) {
@@ -504,6 +507,21 @@ impl BankJob {
         Ok(())
     }
 
+    /// W11: what the authority signed is of the sums that this bank gave noise for, and with its own
+    /// share if with any of its name.
+    fn honours(&self, version: u32, summed: &Hash, shares: &[(Name, Hash)]) -> Result<(), Refusal> {
+        let version = self.versions.get(&version).cloned().unwrap_or_default();
+        let mine = shares.iter().find(|(bank, _)| *bank == self.me).map(|(_, hash)| hash);
+        let honoured = mine.is_none_or(|mine| Some(*mine) == version.share)
+            && version.noised.is_none_or(|noised| noised == *summed);
+        if honoured {
+            return Ok(());
+        }
+        let why = "the release carries another noise share than this bank's";
+        Err(Refusal::new(Code::ReceiptBroken, why)
+            .blaming(Culprit::Authority(self.job.authority.name.clone())))
+    }
+
     /// W11: a partial decryption of what the authority released, once per model version and query.
     fn open(
         &mut self,
@@ -518,22 +536,26 @@ impl BankJob {
             );
         }
         let hash = release.hash();
+        let authority = Culprit::Authority(self.job.authority.name.clone());
+        // S6: in a strict job no counts are opened, whoever asks.
+        if !self.job.opens(&release.opens) {
+            let why = "a release of what this job never opens";
+            return Err(Refusal::new(Code::WrongState, why).blaming(authority));
+        }
         let before = match &release.opens {
             Opens::Model { summed, shares } => {
-                let version = self.versions.entry(release.version).or_default();
-                let mine = shares.iter().find(|(bank, _)| *bank == self.me).map(|(_, hash)| hash);
-                let honoured = mine.is_none_or(|mine| Some(*mine) == version.share)
-                    && version.noised.is_none_or(|noised| noised == *summed);
-                if !honoured {
-                    return Err(Refusal::new(
-                        Code::ReceiptBroken,
-                        "the release carries another noise share than this bank's",
-                    )
-                    .blaming(Culprit::Authority(self.job.authority.name.clone())));
-                }
-                &mut version.released
+                self.honours(release.version, summed, shares)?;
+                &mut self.versions.entry(release.version).or_default().released
             }
-            Opens::Query { query, table } => {
+            Opens::Query { query, table } | Opens::Pooled { query, table, .. } => {
+                if let Opens::Pooled { frozen, .. } = &release.opens {
+                    self.is_frozen(release.version)?;
+                    let known = self.versions.get(&release.version).and_then(|v| v.released);
+                    if !holds(Check::OneShare, known == Some(*frozen)) {
+                        let why = "pairs of other sums than this version's";
+                        return Err(Refusal::new(Code::Difference, why).blaming(authority));
+                    }
+                }
                 let query = self.queries.entry(*query).or_insert_with(|| Query {
                     table: *table,
                     asked: BTreeMap::new(),
@@ -552,7 +574,7 @@ impl BankJob {
         };
         if !holds(Check::OneShare, before.is_none_or(|before| before == hash)) {
             return Err(Refusal::new(Code::Difference, "another opening was answered before")
-                .blaming(Culprit::Authority(self.job.authority.name.clone())));
+                .blaming(authority));
         }
         *before = Some(hash);
         let ciphers = Ciphers::decode_sums(&ask.ciphers)

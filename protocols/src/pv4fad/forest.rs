@@ -28,9 +28,13 @@
 //! Random decision trees with private leaf counts, as in PV4FAD (arXiv 2310.19304); classes, tables and
 //! the shrinking of leaf scores are our own.
 
+mod pooled;
+
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
+
+pub use pooled::{Pool, PooledRule};
 
 /// Bits that a side of a payment is sent as.
 pub const BITS: usize = 2;

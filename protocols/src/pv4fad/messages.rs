@@ -14,6 +14,7 @@ use quorate_crypto::merkle::Hash;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use super::strict::{Frozen, PooledAsk};
 use super::{RowId, Side};
 use crate::postcard_body;
 use crate::refusal::Refusal;
@@ -323,6 +324,15 @@ pub enum Opens {
         /// Hash of the signed [`QueryTable`].
         table: Hash,
     },
+    /// The pairs of counts of a query in a strict job.
+    Pooled {
+        /// Number of the query.
+        query: u64,
+        /// Hash of the signed [`QueryTable`].
+        table: Hash,
+        /// Hash of the signed [`Frozen`].
+        frozen: Hash,
+    },
 }
 
 /// Authority: these ciphertexts, and no others, may be opened to the network.
@@ -380,7 +390,8 @@ pub struct QueryFields {
 }
 
 /// Network: the encrypted tables of a query, with a proof of knowledge. Row by row
-/// (L + 1) x (L + 1) entries, the ordering side's class first.
+/// (L + 1) x (L + 1) entries, the ordering side's class first; in a strict job as
+/// [`strict`](super::strict) says.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryTable {
     /// The job.
@@ -517,6 +528,8 @@ pub enum Message {
     Picked(Signed<Picked>),
     ReleaseAsk(Box<ReleaseAsk>),
     Refused(Signed<Refused>),
+    Frozen(Signed<Frozen>),
+    PooledAsk(Box<PooledAsk>),
 }
 
 impl fmt::Debug for Message {
@@ -542,6 +555,8 @@ impl Message {
             Self::OpenAsk(m) => of(&m.release),
             Self::QueryAsk(m, _) => of(m),
             Self::ReleaseAsk(m) => of(&m.table),
+            Self::Frozen(m) => of(m),
+            Self::PooledAsk(m) => of(&m.ask.table),
             _ => 0,
         }
     }
@@ -552,8 +567,9 @@ impl Message {
         match self {
             Self::QueryAsk(table, _) => table.peek().ok().map(|table| table.fields.query),
             Self::ReleaseAsk(ask) => ask.table.peek().ok().map(|table| table.fields.query),
+            Self::PooledAsk(ask) => ask.ask.table.peek().ok().map(|table| table.fields.query),
             Self::OpenAsk(ask) => match ask.release.peek().ok()?.opens {
-                Opens::Query { query, .. } => Some(query),
+                Opens::Query { query, .. } | Opens::Pooled { query, .. } => Some(query),
                 Opens::Model { .. } => None,
             },
             _ => None,
@@ -584,6 +600,8 @@ impl Message {
             Self::Picked(_) => "Picked",
             Self::ReleaseAsk(_) => "ReleaseAsk",
             Self::Refused(_) => "Refused",
+            Self::Frozen(_) => "Frozen",
+            Self::PooledAsk(_) => "PooledAsk",
         }
     }
 }

@@ -55,6 +55,7 @@ pub mod network;
     reason = "test code"
 )]
 pub mod sim;
+pub mod strict;
 #[cfg(all(test, feature = "testkit"))]
 mod tests;
 
@@ -107,7 +108,9 @@ pub const CARD: Card = Card {
             role: "network",
             learns: "the noised count of every class bit in every cell of its own forest, once per model \
                      version; the score, and so wherever its table differs the class, of every payment that it \
-                     queries; no other flag",
+                     queries; no other flag. In a strict job no cell: the noised counts of rows, added up over \
+                     the trees, of the class of every payment that it queries, from which over many queries it \
+                     may work out cells, as noised",
         },
         Guarantee {
             role: "bank",
@@ -117,7 +120,8 @@ pub const CARD: Card = Card {
         Guarantee {
             role: "authority",
             learns: "random row ids, which pair of banks a row belongs to, which rows share a cell of an \
-                     unnamed tree, and from the cells' sizes perhaps which are the rare label's; no account, flag, \
+                     unnamed tree, and from the cells' sizes perhaps which are the rare label's; in a strict job \
+                     also the cells that every queried payment reaches, and their labels; no account, flag, \
                      count or score",
         },
         Guarantee {
@@ -201,6 +205,8 @@ pub struct Figures {
     pub noise: Option<NoiseSpec>,
     /// How often the network may ask.
     pub queries: QueryLimits,
+    /// Whether leaf tables stay closed: see [`strict`]. The last field, see [`Terms`]' hash.
+    pub strict: bool,
 }
 
 /// A manifest's figures with the keys of those who joined: all that is fixed when the key is made.
@@ -253,6 +259,7 @@ impl Figures {
             versions: spec.versions,
             noise: manifest.privacy.noise().cloned(),
             queries: spec.queries,
+            strict: false,
         })
     }
 
@@ -415,6 +422,7 @@ impl Figures {
             }
             self.add_noise(&mut rand_chacha::ChaCha20Rng::from_seed([0; 32]), &mut [])?;
         }
+        self.check_strict()?;
         ElGamal
             .check(&self.noise_shape())
             .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))
@@ -512,7 +520,7 @@ impl Job {
         if key.holders() as usize != terms.banks.len() || key.threshold() != terms.threshold {
             return Err(Refusal::new(Code::BadKey, "the key has other holders than the job"));
         }
-        let id = hash_parts("quorate/pv-job/1", &[&encode(&terms), &public]);
+        let id = hash_parts("quorate/pv-job/1", &[&terms.said(), &public]);
         Ok(Self { terms, public, id })
     }
 

@@ -1,6 +1,8 @@
 //! The network's side: it draws row ids, carries ciphertexts from bank to bank, assigns cells, adds
 //! up, and reads what is opened to it alone.
 
+mod strict;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_crypto::keys::Identity;
@@ -16,8 +18,9 @@ use zeroize::Zeroizing;
 use super::messages::{
     Account, Assigned, Evidence, FlagAsk, FlagPart, FreezeAsk, JoinEnd, JoinPart, JoinRow, Joined,
     Logged, Message, NO_CELL, NoiseAsk, NoiseShare, OpenAsk, Opens, Partial, Picked, QueryAccounts,
-    QueryFields, QueryTable, Refused, Release, ReleaseAsk, SumAsk, Summed, assignment_hash,
+    QueryFields, QueryTable, Refused, Release, SumAsk, Summed, assignment_hash,
 };
+use super::strict::Closed;
 use super::{
     Job, Keep, MAX_DETAIL_BYTES, MAX_QUERY_ROWS, RowId, Side, World, bad_ciphertext, blob_hash,
     ciphers_hash, reply_ciphers, rows_hash, seed,
@@ -26,6 +29,8 @@ use crate::checks::{Check, holds};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::wire::{Name, Signed, Verified, decode, encode};
+
+pub use strict::Reaching;
 
 /// Parts worked on in one step: what a step keeps and sends stays in memory until it is stored.
 const STEP_PARTS: usize = if cfg!(test) { 3 } else { 64 };
@@ -205,7 +210,8 @@ struct Opening {
 pub struct Asked {
     /// Its accounts, ordering side first.
     pub accounts: [Account; 2],
-    /// Scores by class of the ordering side and of the beneficiary side: (L + 1) x (L + 1).
+    /// Scores by class of the ordering side and of the beneficiary side: (L + 1) x (L + 1). Nothing
+    /// in a strict job, see [`Reaching`].
     pub scores: Vec<f64>,
 }
 
@@ -222,6 +228,15 @@ struct Query {
     scores: Option<Vec<f64>>,
     /// Why it is not answered, or not yet.
     refused: Option<Refusal>,
+    /// In a strict job.
+    pooled: Option<strict::Pooled>,
+}
+
+impl Query {
+    fn new(table: Verified<QueryTable>, asked: Vec<Asked>) -> Self {
+        let (picked, first, last, scores, refused, pooled) = Default::default();
+        Self { table, asked, picked, first, last, scores, refused, pooled }
+    }
 }
 
 /// One model version of a payments job at the network.
@@ -251,6 +266,8 @@ pub struct NetworkJob {
     frozen: bool,
     openings: BTreeMap<Hash, Opening>,
     counts: Option<Vec<i64>>,
+    /// In a strict job, instead of counts.
+    closed: Option<Closed>,
     queries: BTreeMap<u64, Query>,
     failure: Option<Refusal>,
     /// Times that the authority asked to be asked again.
@@ -331,6 +348,7 @@ impl NetworkJob {
             frozen: false,
             openings: BTreeMap::new(),
             counts: None,
+            closed: None,
             queries: BTreeMap::new(),
             failure: None,
             retries: 0,
@@ -444,6 +462,7 @@ impl NetworkJob {
             Message::Summed(summed) => next.summed(world, summed),
             Message::NoiseShare(share) => next.noise(world, share),
             Message::Released(release, partial) => next.released(world, release, partial),
+            Message::Frozen(record) => next.frozen(world, record),
             Message::Partial(partial) => next.partial(world, partial),
             Message::Picked(picked) => next.picked(cx, picked),
             Message::Refused(refused) => next.refused(world, refused),
@@ -1028,6 +1047,10 @@ impl NetworkJob {
             return Ok(Vec::new());
         }
         let authority = Culprit::Authority(self.job.authority.name.clone());
+        if !self.job.opens(&release.opens) {
+            let why = "a release of what this job never opens";
+            return Err(Refusal::new(Code::WrongState, why).blaming(authority));
+        }
         let (bytes, known) = match &release.opens {
             Opens::Model { summed, .. } => {
                 let own = self.summed.as_ref().map(Verified::hash);
@@ -1036,7 +1059,8 @@ impl NetworkJob {
                 }
                 (self.total(world)?, None)
             }
-            Opens::Query { query, table } => {
+            Opens::Query { query, table } | Opens::Pooled { query, table, .. } => {
+                self.is_of_frozen(&release.opens)?;
                 let last = self.queries.get(query).filter(|known| known.table.hash() == *table);
                 let last = last.and_then(|known| known.last);
                 let last = last.ok_or_else(|| {
@@ -1187,11 +1211,16 @@ impl NetworkJob {
         let range = match &opening.release.opens {
             Opens::Model { .. } => self.job.range(),
             Opens::Query { .. } => 0..=i64::from(u8::MAX >> 1),
+            Opens::Pooled { query, .. } => self.pooled_range(*query),
         };
         let opened = match world.world.key.open(ciphers, &partials, range) {
             Ok(opened) => opened,
             Err(error) => {
-                return Ok(self.fail(Refusal::new(Code::Overflow, error.to_string())));
+                let refusal = Refusal::new(Code::Overflow, error.to_string());
+                return Ok(match &opening.release.opens {
+                    Opens::Pooled { query, .. } => self.unreadable(*query, refusal),
+                    Opens::Model { .. } | Opens::Query { .. } => self.fail(refusal),
+                });
             }
         };
         match &opening.release.opens {
@@ -1200,20 +1229,16 @@ impl NetworkJob {
                 self.phase = Phase::Trained;
                 Ok(vec![Output::Log(Fact::of("version.trained", self.version, 0, ""))])
             }
-            Opens::Query { query, .. } => {
+            Opens::Query { query, .. } | Opens::Pooled { query, .. } => {
+                let pooled = self.score_pooled(*query, &opened);
                 let known = self
                     .queries
                     .get_mut(query)
                     .ok_or_else(|| Refusal::new(Code::WrongState, "no such query"))?;
-                let scores: Option<Vec<f64>> = known
-                    .asked
-                    .iter()
-                    .zip(opened.iter())
-                    .map(|(asked, index)| {
-                        distinct(&asked.scores).get(usize::try_from(*index).ok()?).copied()
-                    })
-                    .collect();
-                let Some(scores) = scores else {
+                let indices = known.asked.iter().zip(opened.iter()).map(|(asked, index)| {
+                    distinct(&asked.scores).get(usize::try_from(*index).ok()?).copied()
+                });
+                let Some(scores) = pooled.or_else(|| indices.collect()) else {
                     return Err(Refusal::new(Code::Overflow, "an entry that no table holds"));
                 };
                 known.scores = Some(scores);
@@ -1247,42 +1272,26 @@ impl NetworkJob {
     /// Asks for the scores of payments of one pair of banks.
     ///
     /// # Errors
-    /// [`Code::WrongState`] before the version is trained; [`Code::WrongLength`] for tables of
-    /// another size or more than 256 payments; [`Code::UnknownParty`].
+    /// [`Code::WrongState`] before the version is trained, or in a strict job; [`Code::WrongLength`]
+    /// for tables of another size or more than 256 payments; [`Code::UnknownParty`].
     pub fn query(
         self,
         cx: &mut Context<'_>,
         world: &NetworkWorld<'_>,
         query: u64,
-        [ordering, beneficiary]: [&Name; 2],
+        banks: [&Name; 2],
         asked: Vec<Asked>,
     ) -> Result<(Self, Vec<NetworkOutput>), Refusal> {
         let mut next = self;
-        next.job.bank(ordering)?;
-        next.job.bank(beneficiary)?;
         let entries = next.job.classes().saturating_mul(next.job.classes());
         let sized = asked.iter().all(|row| row.scores.len() == entries);
-        if !(1..=MAX_QUERY_ROWS).contains(&asked.len()) || !sized {
-            return Err(Refusal::new(Code::WrongLength, "1 to 256 payments with whole tables"));
-        }
-        if next.phase < Phase::Trained || next.phase == Phase::Failed {
-            return Err(Refusal::new(Code::WrongState, "the model version is not trained"));
-        }
-        if next.queries.contains_key(&query) {
-            return Err(Refusal::new(Code::LabelReuse, "a query of this number was asked"));
+        next.may_ask(query, banks, asked.len(), sized)?;
+        if next.job.strict {
+            let why = "a strict job's tables are made of cells";
+            return Err(Refusal::new(Code::WrongState, why));
         }
         let label = next.job.label("query", next.version);
-        let drawn = seed(cx.identity, "quorate/pv-query/1", &[&label.0, &query.to_le_bytes()]);
-        let mut rng = ChaCha20Rng::from_seed(*drawn.expose());
-        let mut rows = vec![RowId([0; 16]); asked.len()];
-        rows.iter_mut().for_each(|row| rng.fill_bytes(&mut row.0));
-        let fields = QueryFields {
-            version: next.version,
-            query,
-            ordering: ordering.clone(),
-            beneficiary: beneficiary.clone(),
-            rows,
-        };
+        let fields = next.query_fields(cx, query, banks, asked.len());
         let values: Zeroizing<Vec<i64>> = Zeroizing::new(
             asked
                 .iter()
@@ -1311,11 +1320,53 @@ impl NetworkJob {
             .map_err(|e| Refusal::new(Code::BadManifest, e.to_string()))?;
         let table = QueryTable { job: next.job.id(), version: next.version, fields, reply };
         let table = Signed::sign(table, cx.identity);
-        let (picked, first, last, scores, refused) = Default::default();
-        let state = Query { table, asked, picked, first, last, scores, refused };
+        let state = Query::new(table, asked);
         let output = next.ask_pick(cx, &state, Side::Ordering, Vec::new());
         next.queries.insert(query, state);
         Ok((next, vec![output]))
+    }
+
+    /// Whether a query of this number may be asked now.
+    fn may_ask(
+        &self,
+        query: u64,
+        banks: [&Name; 2],
+        rows: usize,
+        sized: bool,
+    ) -> Result<(), Refusal> {
+        banks.iter().try_for_each(|bank| self.job.bank(bank).map(|_| ()))?;
+        if !(1..=MAX_QUERY_ROWS).contains(&rows) || !sized {
+            return Err(Refusal::new(Code::WrongLength, "1 to 256 payments with whole tables"));
+        }
+        if self.phase < Phase::Trained || self.phase == Phase::Failed {
+            return Err(Refusal::new(Code::WrongState, "the model version is not trained"));
+        }
+        if self.queries.contains_key(&query) {
+            return Err(Refusal::new(Code::LabelReuse, "a query of this number was asked"));
+        }
+        Ok(())
+    }
+
+    /// What identifies a query, with fresh row ids.
+    fn query_fields(
+        &self,
+        cx: &Context<'_>,
+        query: u64,
+        [ordering, beneficiary]: [&Name; 2],
+        count: usize,
+    ) -> QueryFields {
+        let label = self.job.label("query", self.version);
+        let drawn = seed(cx.identity, "quorate/pv-query/1", &[&label.0, &query.to_le_bytes()]);
+        let mut rng = ChaCha20Rng::from_seed(*drawn.expose());
+        let mut rows = vec![RowId([0; 16]); count];
+        rows.iter_mut().for_each(|row| rng.fill_bytes(&mut row.0));
+        QueryFields {
+            version: self.version,
+            query,
+            ordering: ordering.clone(),
+            beneficiary: beneficiary.clone(),
+            rows,
+        }
     }
 
     fn ask_pick(
@@ -1375,15 +1426,9 @@ impl NetworkJob {
         let [ordering, beneficiary] = known.picked.as_slice() else {
             return Err(Refusal::new(Code::WrongState, "picks out of order"));
         };
-        let table = known.table.signed().clone();
-        let (ordering, beneficiary) = (ordering.clone(), beneficiary.clone());
-        let ask = self.ask_release(ReleaseAsk { table, ordering, beneficiary });
-        Ok(vec![Output::Work(keep), ask])
-    }
-
-    fn ask_release(&self, ask: ReleaseAsk) -> NetworkOutput {
+        let message = known.release_ask(ordering, beneficiary);
         let to = Peer::Authority(self.job.authority.name.clone());
-        Output::Send { to, message: Message::ReleaseAsk(Box::new(ask)) }
+        Ok(vec![Output::Work(keep), Output::Send { to, message }])
     }
 
     /// The bank that a query waits for, while one is to pick.
@@ -1408,11 +1453,10 @@ impl NetworkJob {
         let known = known.clone();
         let output = match known.picked.as_slice() {
             [] => self.ask_pick(cx, &known, Side::Ordering, Vec::new()),
-            [ordering, beneficiary] => self.ask_release(ReleaseAsk {
-                table: known.table.signed().clone(),
-                ordering: ordering.clone(),
-                beneficiary: beneficiary.clone(),
-            }),
+            [ordering, beneficiary] => Output::Send {
+                to: Peer::Authority(self.job.authority.name.clone()),
+                message: known.release_ask(ordering, beneficiary),
+            },
             _ => self.ask_pick(cx, &known, Side::Beneficiary, known.first.clone()),
         };
         (self, vec![output])

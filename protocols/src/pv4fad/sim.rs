@@ -6,6 +6,7 @@
 //! services' drivers mend.
 
 pub mod fuzz;
+mod strict;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -96,6 +97,7 @@ fn figures(banks: u32, threshold: u32) -> Figures {
         versions: 1,
         noise: None,
         queries: QueryLimits { total: 100, per_window: 50, window_ms: 1000, per_account: 3 },
+        strict: false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! A whole job, and every fault: which code, who is blamed, that nothing is opened.
 
+mod strict;
+
 use std::collections::BTreeSet;
 
 use quorate_crypto::threshold::ThresholdScheme;

@@ -51,6 +51,8 @@
 //! one, or, for an OR and a selection, what the candidates hold: each candidate needs its own
 //! proof.
 
+mod pooled;
+
 use core::fmt;
 use core::ops::RangeInclusive;
 

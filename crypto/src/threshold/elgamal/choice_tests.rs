@@ -357,3 +357,47 @@ proptest! {
         prop_assert_eq!(open(&sums, 40), expected);
     }
 }
+
+#[test]
+fn classes_are_differences_of_thermometer_sums() {
+    let key = key();
+    // Five rows: severities 0, 1, 1, 2, 3 of 3.
+    let bits = [[0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]];
+    let mut sums = Ciphers::empty(3);
+    for (row, bits) in (1u8..).zip(bits) {
+        let chosen = key.encrypt_bits(&bindings("classes", 3), &secret(&bits), &seed(row)).unwrap();
+        sums.add(&Ciphers::decode(&chosen.ciphers).unwrap()).unwrap();
+    }
+    assert_eq!(open(&sums, 10), [4, 2, 1]);
+    assert_eq!(open(&sums.classes(5), 10), [1, 2, 1, 1]);
+    assert_eq!(open(&sums.classes(0), 10), [-4, 2, 1, 1]);
+    // No bit at all: everything is of class 0.
+    assert_eq!(open(&Ciphers::empty(0).classes(7), 10), [7]);
+    assert_eq!(open(&Ciphers::empty(2).classes(7), 10), [7, 0, 0]);
+}
+
+#[test]
+fn refreshed_ciphertexts_hold_the_same_and_follow_from_the_seed() {
+    let key = key();
+    // A sum of nothing, whose first half is the identity, becomes a proper ciphertext.
+    let plain = Ciphers::empty(1).classes(9);
+    assert!(Ciphers::decode(&plain.to_bytes()).is_err());
+    let binding = bindings("refresh", 2);
+    let fresh =
+        |binding: &Binding, of: &Ciphers, by| key.refreshed(binding, of, &seed(by)).to_bytes();
+    let once = fresh(&binding[0], &plain, 1);
+    assert_eq!(open(&Ciphers::decode(&once).unwrap(), 10), [9, 0]);
+    assert_eq!(fresh(&binding[0], &plain, 1), once);
+    let mut halves: Vec<Vec<u8>> = [
+        once,
+        fresh(&binding[1], &plain, 1),
+        fresh(&binding[0], &plain, 2),
+        fresh(&binding[0], &Ciphers::empty(1).classes(8), 1),
+    ]
+    .iter()
+    .flat_map(|bytes| bytes.chunks(32).map(<[u8]>::to_vec))
+    .collect();
+    halves.sort();
+    halves.dedup();
+    assert_eq!(halves.len(), 16, "no half occurs twice");
+}
