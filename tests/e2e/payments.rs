@@ -64,6 +64,7 @@ impl Data {
                 window_ms: 60_000,
                 per_account: 1000,
             },
+            strict: false,
         }
     }
 
@@ -80,7 +81,7 @@ impl Data {
     fn check(&self, spec: &PvSpec, finished: &NetworkFinished) -> Result<()> {
         let replay = finished.replay.as_ref().context("a replay")?;
         let plain = repeat(spec, &self.payments, self.books(), replay)?;
-        ensure!(plain.counts.iter().sum::<i64>() > 0, "no flag counts");
+        ensure!(spec.strict || plain.counts.iter().sum::<i64>() > 0, "no flag counts");
         ensure!(plain.counts == finished.counts, "the counts differ");
         let hashes = [
             result_hash(&plain.counts, &plain.scores),
@@ -245,6 +246,37 @@ async fn payments_are_scored_as_in_the_clear_and_no_service_sees_an_account() ->
         &data.accounts.values().flatten().map(|row| &row.account).collect::<Vec<_>>(),
     )?;
     ensure!(!found(&own, &canaries).is_empty(), "a search that finds nothing");
+    Ok(())
+}
+
+/// In a strict job no count is opened, and scores are those of the pooled rule in the clear.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strict_job_scores_without_opening_a_leaf() -> Result<()> {
+    let data = Data::new(3, 300)?;
+    let world = World::one(None).await?;
+    let spec = PvSpec { strict: true, ..data.spec() };
+    let job = world.create(&data.job(spec.clone())).await?;
+    let mut banks = Vec::new();
+    for bank in data.accounts.keys() {
+        banks.push(start(&world, None, job, bank, bank_part(&data, bank)).await?);
+    }
+    let network = name("network");
+    let running = start(&world, None, job, &network, network_part(&data, 20)).await?;
+    let finished = ended(running).await?;
+    ensure!(finished.outcome == Outcome::Done, "{:?}", finished.outcome);
+    let network = finished.network.context("the network's part")?;
+    ensure!(network.counts.is_empty() && network.scores.len() == 20, "{:?}", network.unscored);
+    for bank in banks {
+        ensure!(ended(bank).await?.outcome == Outcome::Done, "a bank ended otherwise");
+    }
+    data.check(&spec, &network)?;
+    let open = repeat(
+        &data.spec(),
+        &data.payments,
+        data.books(),
+        network.replay.as_ref().context("a replay")?,
+    )?;
+    ensure!(open.scores != network.scores, "the strict rule is not another one");
     Ok(())
 }
 

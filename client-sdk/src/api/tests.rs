@@ -134,6 +134,7 @@ fn a_payments_job_fails_closed() {
         max_rows: 1 << 20,
         versions: 1,
         queries: QueryLimits { total: 9, per_window: 9, window_ms: 9, per_account: 9 },
+        strict: false,
     };
     let job = JobSpec { quorum: 3, ..JobSpec::of_workload("p", 4, Workload::Payments(spec)) };
     let good = serde_json::to_value(job).unwrap();

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_protocols::pv4fad::PvSpec;
-use quorate_protocols::pv4fad::forest::{BITS, Cells, Forest, ONE, Scores, Totals, WEIGHT_BITS};
+use quorate_protocols::pv4fad::forest::{
+    BITS, Cells, Forest, ONE, PooledRule, Scores, Totals, WEIGHT_BITS,
+};
 use quorate_protocols::refusal::Refusal;
 use quorate_protocols::wire::{Name, encode};
 use serde::{Deserialize, Serialize};
@@ -36,7 +38,7 @@ pub struct Replay {
 
 /// What training and scoring in the clear give.
 pub struct Repeated {
-    /// The counts.
+    /// The counts; none of a strict job, which opens none.
     pub counts: Vec<i64>,
     /// Scores by payment.
     pub scores: Vec<(usize, f64)>,
@@ -67,6 +69,25 @@ pub fn scores_of(
     let score = |row: usize| {
         let table = scores.of(forest, columns.row(row));
         table.get(class(row)).map_or(0.0, |score| *score as f64 / ONE as f64)
+    };
+    rows.iter().map(|row| (*row, score(*row))).collect()
+}
+
+/// The same in a strict job: the forest's scores without banks, moved by the pooled counts of the class.
+fn pooled_scores_of(
+    (forest, totals, cells): (&Forest, &Totals, &Cells),
+    columns: &super::features::Columns,
+    rows: &[usize],
+    class: impl Fn(usize) -> usize,
+) -> Vec<(usize, f64)> {
+    let rule = PooledRule::new(forest.spec().trees, None);
+    let alone = Scores::new(forest, totals, &Cells::new(forest), PRIOR_ROWS << WEIGHT_BITS);
+    let score = |row: usize| {
+        let features = columns.row(row);
+        let [own, ..] = alone.of(forest, features);
+        let pool = forest.pool(totals, cells, features);
+        let counts = pool.classes.get(class(row)).copied().unwrap_or_default();
+        rule.score(own, counts, pool.rows) as f64 / ONE as f64
     };
     rows.iter().map(|row| (*row, score(*row))).collect()
 }
@@ -121,6 +142,11 @@ pub fn repeat(
         cells.add(&forest, features, label, bits[place]);
     }
     let class = |row: usize| sample.class(row).class();
-    let scores = scores_of((&forest, &totals, &cells), &columns, &replay.scored, class);
+    let what = (&forest, &totals, &cells);
+    if spec.strict {
+        let scores = pooled_scores_of(what, &columns, &replay.scored, class);
+        return Ok(Repeated { counts: Vec::new(), scores });
+    }
+    let scores = scores_of(what, &columns, &replay.scored, class);
     Ok(Repeated { counts: cells.counts().to_vec(), scores })
 }

@@ -259,7 +259,7 @@ impl Figures {
             versions: spec.versions,
             noise: manifest.privacy.noise().cloned(),
             queries: spec.queries,
-            strict: false,
+            strict: spec.strict,
         })
     }
 

@@ -71,6 +71,10 @@ pub struct PvSpec {
     pub versions: u32,
     /// How often the network may ask.
     pub queries: QueryLimits,
+    /// Whether leaf tables stay closed, and a query opens pooled counts of one class instead: see
+    /// [`strict`](crate::pv4fad::strict).
+    #[serde(default)]
+    pub strict: bool,
 }
 
 const fn class_bits() -> u16 {

@@ -93,6 +93,9 @@ pub(super) struct DemoArgs {
     /// Payments to generate, 30000 by default (pv4fad)
     #[arg(long)]
     rows: Option<u64>,
+    /// Keep leaf tables closed: a query opens pooled counts of one class instead (pv4fad)
+    #[arg(long)]
+    strict: bool,
     /// Rounds of training, after the round of means and variances if there is one; levels of a tree
     #[arg(long)]
     rounds: Option<u32>,
@@ -289,6 +292,7 @@ fn on_payments(args: DemoArgs) -> anyhow::Result<payments::Options> {
     Ok(payments::Options {
         banks: args.banks.unwrap_or(5),
         rows: args.rows.unwrap_or(30_000),
+        strict: args.strict,
         seed: args.seed,
         faults: !args.no_faults,
         json: args.json,
@@ -310,8 +314,8 @@ fn columns_only(args: &DemoArgs) -> [(&'static str, bool); 6] {
 }
 
 /// Options that only payments have, and whether they were given.
-const fn payments_only(args: &DemoArgs) -> [(&'static str, bool); 2] {
-    [("--banks", args.banks.is_some()), ("--rows", args.rows.is_some())]
+const fn payments_only(args: &DemoArgs) -> [(&'static str, bool); 3] {
+    [("--banks", args.banks.is_some()), ("--rows", args.rows.is_some()), ("--strict", args.strict)]
 }
 
 /// Refuses the first option that was given and belongs to another protocol.

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use quorate_crypto::keys::Identity;
 use quorate_protocols::machine::{Context, Output};
-use quorate_protocols::pv4fad::forest::{BITS, Cells, Forest, Totals};
+use quorate_protocols::pv4fad::forest::{
+    BITS, Cells, Forest, ONE, PooledRule, Scores, Totals, WEIGHT_BITS,
+};
 use quorate_protocols::pv4fad::letters::{Close, PaymentsMessage};
 use quorate_protocols::pv4fad::messages::{Account, Message};
 use quorate_protocols::pv4fad::network::{
-    Asked, CellAssignment, Layout, NetworkJob, NetworkWorld, Payment, Phase,
+    Asked, CellAssignment, Layout, NetworkJob, NetworkWorld, Payment, Phase, Reaching,
 };
 use quorate_protocols::pv4fad::{Job, MAX_QUERY_ROWS, World};
 use quorate_protocols::refusal::{Code, Culprit, Refusal};
@@ -142,25 +144,59 @@ impl Plan {
         })
     }
 
-    /// What the network asks about the payments of a query: the scores of each pair of severities, which
-    /// depend on the greater one.
-    fn asked(&self, scores: &Scored, query: u64) -> Result<([Name; 2], Vec<Asked>), Refusal> {
+    /// What the network asks about the payments of a query.
+    fn asked(&self, scored: &Scored, query: u64) -> Result<([Name; 2], Rows), Refusal> {
         let no_query = || Refusal::new(Code::WrongState, "no such query is planned");
         let number = usize::try_from(query).map_err(|_| no_query())?;
         let (pair, rows) = self.queries.get(number).ok_or_else(no_query)?;
-        let row = |row: &usize| {
-            let payment = of_record(self.all.get(*row).ok_or_else(no_query)?)?;
-            let table = scores.table(self, *row);
-            let pairs = (0..table.len()).flat_map(|a| (0..table.len()).map(move |b| a.max(b)));
-            let scores = pairs.filter_map(|class| table.get(class).copied()).collect();
-            Ok(Asked { accounts: payment.accounts, scores })
+        let payment = |row: &usize| of_record(self.all.get(*row).ok_or_else(no_query)?);
+        let rows = match scored {
+            // The scores of each pair of severities, which depend on the greater one.
+            Scored::Open(scores) => {
+                let row = |row: &usize| {
+                    let table = scores.of(&self.forest, self.columns.row(*row));
+                    let table = table.map(|score| score as f64 / ONE as f64);
+                    let of = move |a: usize| {
+                        table.into_iter().enumerate().map(move |(b, score)| {
+                            if a > b { table.get(a).copied().unwrap_or(score) } else { score }
+                        })
+                    };
+                    let scores = (0..table.len()).flat_map(of).collect();
+                    Ok(Asked { accounts: payment(row)?.accounts, scores })
+                };
+                Rows::Open(rows.iter().map(row).collect::<Result<_, Refusal>>()?)
+            }
+            Scored::Strict { own, rule } => {
+                let row = |row: &usize| {
+                    let features = self.columns.row(*row);
+                    let cells = |leaf: u32| {
+                        let leaf = u16::try_from(leaf).unwrap_or(0);
+                        [2 * leaf + 1, 2 * leaf]
+                    };
+                    let [own, ..] = own.of(&self.forest, features);
+                    let leaves = self.forest.leaves(features).map(cells).collect();
+                    Ok(Reaching { accounts: payment(row)?.accounts, leaves, own })
+                };
+                Rows::Strict(rows.iter().map(row).collect::<Result<_, Refusal>>()?, *rule)
+            }
         };
-        Ok((pair.clone(), rows.iter().map(row).collect::<Result<_, Refusal>>()?))
+        Ok((pair.clone(), rows))
     }
 }
 
-/// The trained forest's scores.
-struct Scored(quorate_protocols::pv4fad::forest::Scores);
+/// The payments of a query, as the job scores them.
+enum Rows {
+    Open(Vec<Asked>),
+    Strict(Vec<Reaching>, PooledRule),
+}
+
+/// What scores are made of once the version is trained.
+enum Scored {
+    /// The forest's scores by class.
+    Open(Scores),
+    /// In a strict job: the forest's scores without banks, and how pooled counts move them.
+    Strict { own: Scores, rule: PooledRule },
+}
 
 impl Scored {
     fn new(
@@ -170,14 +206,20 @@ impl Scored {
         counted: &[bool],
     ) -> Result<Self, Refusal> {
         let wrong = |why: String| Refusal::new(Code::WrongState, why);
-        let counts = machine.counts().ok_or_else(|| wrong("no counts are opened".to_owned()))?;
-        let cells = Cells::opened(&plan.forest, counts.to_vec());
-        let cells = cells.map_err(|error| wrong(error.to_string()))?;
         let mut totals = Totals::new(&plan.forest);
         for (row, _) in plan.sample.training.iter().zip(counted).filter(|(_, counts)| **counts) {
             let label = plan.sample.labels.get(*row).copied().unwrap_or(false);
             totals.add(&plan.forest, plan.columns.row(*row), label);
         }
+        if job.strict {
+            let none = Cells::new(&plan.forest);
+            let own = Scores::new(&plan.forest, &totals, &none, PRIOR_ROWS << WEIGHT_BITS);
+            let sigma = job.pooled_sigma(machine.noise_shares());
+            return Ok(Self::Strict { own, rule: PooledRule::new(job.trees.into(), sigma) });
+        }
+        let counts = machine.counts().ok_or_else(|| wrong("no counts are opened".to_owned()))?;
+        let cells = Cells::opened(&plan.forest, counts.to_vec());
+        let cells = cells.map_err(|error| wrong(error.to_string()))?;
         // The prior weighs as many rows as the noise is wide.
         let wide = job.sigma().map_or(0.0, |sigma| {
             let shares = machine.noise_shares() as f64 / f64::from(job.noise_divisor().max(1));
@@ -189,15 +231,7 @@ impl Scored {
             reason = "whole, not negative and far below 2^50: counts of this noise were opened"
         )]
         let rows = (wide as u64).max(PRIOR_ROWS);
-        let weight = rows << quorate_protocols::pv4fad::forest::WEIGHT_BITS;
-        let scores = quorate_protocols::pv4fad::forest::Scores::new;
-        Ok(Self(scores(&plan.forest, &totals, &cells, weight)))
-    }
-
-    fn table(&self, plan: &Plan, row: usize) -> Vec<f64> {
-        let one = quorate_protocols::pv4fad::forest::ONE as f64;
-        let table = self.0.of(&plan.forest, plan.columns.row(row));
-        table.iter().map(|score| *score as f64 / one).collect()
+        Ok(Self::Open(Scores::new(&plan.forest, &totals, &cells, rows << WEIGHT_BITS)))
     }
 }
 
@@ -446,8 +480,11 @@ impl Course<'_> {
                 // Asked before a restart: what it waits for was stored then.
                 continue;
             }
-            let stepped = self.step(move |machine, cx, world| {
-                machine.query(cx, world, query, pair.each_ref(), asked)
+            let stepped = self.step(move |machine, cx, world| match asked {
+                Rows::Open(rows) => machine.query(cx, world, query, pair.each_ref(), rows),
+                Rows::Strict(rows, rule) => {
+                    machine.query_pooled(cx, world, query, pair.each_ref(), rows, rule)
+                }
             });
             let (next, said) = stepped.await??;
             self.commit(next, said, None, Batch::new()).await?;

@@ -53,6 +53,8 @@ pub struct Options {
     pub rows: u64,
     /// Seed of the payments.
     pub seed: u64,
+    /// Whether leaf tables stay closed.
+    pub strict: bool,
     /// Whether a bank is lost and services are killed on the way.
     pub faults: bool,
     /// Where to copy `demo.json`.
@@ -201,6 +203,7 @@ fn spec(options: &Options, members: &[Member]) -> PvSpec {
             window_ms: 3_600_000,
             per_account: u32::MAX,
         },
+        strict: options.strict,
     }
 }
 
