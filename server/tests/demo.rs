@@ -312,7 +312,7 @@ fn a_payments_demo_equals_counting_and_scoring_in_the_clear() {
         "--banks",
         "3",
         "--rows",
-        "300",
+        "900",
         "--seed",
         "2",
         "--no-faults",
@@ -354,14 +354,14 @@ fn a_payments_demo_equals_counting_and_scoring_in_the_clear() {
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.contains(hash) && page.contains("epsilon 8") && page.contains("simulated"));
 
-    // The comparison can fail: other random ids, another bank's accounts.
+    // The comparison can fail: no row counts, another bank's accounts.
     let config = out.join("plain.json");
     let plain = || text(&quorate(&["plain", "--config", config.to_str().unwrap()]).stdout);
     assert_eq!(plain().trim(), format!("model hash {hash}"));
     let file = out.join("network/replay.json");
     let mut replay = read(&file);
     let before = replay.to_string();
-    replay["counted"].as_array_mut().unwrap()[0] = json!(false);
+    replay["counted"].as_array_mut().unwrap().iter_mut().for_each(|own| *own = json!(false));
     std::fs::write(&file, replay.to_string()).unwrap();
     assert!(plain().starts_with("model hash ") && !plain().contains(hash));
     std::fs::write(&file, before).unwrap();
