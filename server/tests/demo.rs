@@ -301,13 +301,88 @@ fn a_vertical_demo_survives_its_faults_and_equals_training_on_the_joined_rows() 
 }
 
 #[test]
+fn a_payments_demo_equals_counting_and_scoring_in_the_clear() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, copy) = (folder.path().join("out"), folder.path().join("summary.json"));
+    let (out_text, copy_text) = (out.to_str().unwrap(), copy.to_str().unwrap());
+    let done = quorate(&[
+        "demo",
+        "--protocol",
+        "pv4fad",
+        "--banks",
+        "3",
+        "--rows",
+        "300",
+        "--seed",
+        "2",
+        "--no-faults",
+        "--out",
+        out_text,
+        "--json",
+        copy_text,
+    ]);
+    let printed = text(&done.stdout);
+    assert!(done.status.success(), "{printed}\n{}", text(&done.stderr));
+    let summary = read(&copy);
+    assert_eq!(summary, read(&out.join("demo.json")));
+    assert_eq!((&summary["equal"], &summary["faults"]), (&json!(true), &json!([])));
+    let hash = summary["result_hash"].as_str().unwrap();
+    assert_eq!(summary["plain_result_hash"], hash);
+    let phases: Vec<&str> = summary["phases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|own| own["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(phases, ["key", "joined", "flagged", "summed", "frozen", "trained", "serving"]);
+    let real =
+        summary["areas"].as_array().unwrap().iter().filter(|own| own["simulated"] == json!(false));
+    assert_eq!(real.count(), 1);
+    // Everybody's letters come from the network or go to it.
+    let sent = |party: &str, way: &str| {
+        let rows = summary["wire"].as_array().unwrap();
+        rows.iter()
+            .filter(|own| own["party"] == party)
+            .map(|own| own[way].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    let others = ["authority-a", "bank01", "bank02", "bank03"];
+    for (own, theirs) in [("letters_out", "letters_in"), ("bytes_in", "bytes_out")] {
+        let all: u64 = others.iter().map(|party| sent(party, theirs)).sum();
+        assert!(all > 0 && all == sent("network", own));
+    }
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains(hash) && page.contains("epsilon 8") && page.contains("simulated"));
+
+    // The comparison can fail: other random ids, another bank's accounts.
+    let config = out.join("plain.json");
+    let plain = || text(&quorate(&["plain", "--config", config.to_str().unwrap()]).stdout);
+    assert_eq!(plain().trim(), format!("model hash {hash}"));
+    let file = out.join("network/replay.json");
+    let mut replay = read(&file);
+    let before = replay.to_string();
+    replay["counted"].as_array_mut().unwrap()[0] = json!(false);
+    std::fs::write(&file, replay.to_string()).unwrap();
+    assert!(plain().starts_with("model hash ") && !plain().contains(hash));
+    std::fs::write(&file, before).unwrap();
+    std::fs::copy(out.join("bank02/data.csv"), out.join("bank01/data.csv")).unwrap();
+    assert!(plain().starts_with("model hash ") && !plain().contains(hash));
+}
+
+#[test]
 fn options_of_the_protocols_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let threshold = ["--protocol", "threshold"];
     let alone: &[&str] = &[];
     let vertical = ["--vertical"];
-    let cases: [(&[&str], &[&str], &str); 21] = [
+    let payments = ["--protocol", "pv4fad"];
+    let cases: [(&[&str], &[&str], &str); 26] = [
+        (&payments, &["--banks", "2"], "--banks must be at least 3"),
+        (&payments, &["--parties", "4"], "say --banks"),
+        (&payments, &["--data", "x.csv"], "generates its payments"),
+        (&payments, &["--rows", "10"], "rows"),
+        (alone, &["--banks", "4"], "add --protocol pv4fad"),
         (
             alone,
             &["--blocks", "a;b;c"],

@@ -174,8 +174,8 @@ fn found<'a>(bytes: &[u8], canaries: &'a [String]) -> Vec<&'a String> {
     canaries.iter().filter(holds).collect()
 }
 
-/// Counts and scores are those in the clear to the bit, though both services die on the way; and no
-/// account, name or address is in a service's store or log, nor on the wire.
+/// Counts and scores are those in the clear to the bit, though both services, the network and a bank die
+/// on the way; and no account, name or address is in a service's store or log, nor on the wire.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn payments_are_scored_as_in_the_clear_and_no_service_sees_an_account() -> Result<()> {
     let data = Data::new(3, 300)?;
@@ -193,7 +193,15 @@ async fn payments_are_scored_as_in_the_clear_and_no_service_sees_an_account() ->
     let folders = [world.aggregator_folder(), world.authority_folder(0)];
     let mut stores: Vec<Vec<u8>> = folders.iter().map(|f| bytes_under(f)).collect::<Result<_>>()?;
     world.aggregator.restart().await?;
+    running.abort();
+    let _ = running.await;
     world.authorities[0].restart().await?;
+    let running = start(&world, Some(&via.0), job, &network, network_part(&data, 20)).await?;
+    let first = data.accounts.keys().next().context("a bank")?;
+    let killed: Running = banks.remove(0);
+    killed.abort();
+    let _ = killed.await;
+    banks.push(start(&world, Some(&via.0), job, first, bank_part(&data, first)).await?);
 
     let finished = ended(running).await?;
     ensure!(finished.outcome == Outcome::Done, "{:?}", finished.outcome);
@@ -299,7 +307,11 @@ async fn a_spent_budget_opens_nothing() -> Result<()> {
         "{error}"
     );
     for bank in banks {
-        ended(bank).await?;
+        let outcome = ended(bank).await?.outcome;
+        ensure!(
+            matches!(&outcome, Outcome::Failed(refusal) if refusal.code == Code::BudgetSpent),
+            "{outcome:?}"
+        );
     }
     Ok(())
 }
@@ -319,7 +331,8 @@ async fn letters_of_strangers_are_refused() -> Result<()> {
     let keys = Identity::from_bytes(&[9; 64]);
     let letter = Envelope { job, from: name("network"), to: name("bank01"), sealed: vec![0; 64] };
     let letter = PaymentsMessage::Letter(Signed::sign(letter, &keys).signed().clone());
-    let close = PaymentsMessage::Close(Signed::sign(Close { job }, &keys).signed().clone());
+    let close =
+        PaymentsMessage::Close(Signed::sign(Close { job, failure: None }, &keys).signed().clone());
     let url = format!("{}/v1/jobs/{job}/payments", world.aggregator.url());
     for message in [&letter, &close] {
         let body = Message::Payments(message.clone()).to_wire();

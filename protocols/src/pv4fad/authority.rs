@@ -76,6 +76,8 @@ pub struct AuthorityJob {
     versions: BTreeMap<u32, Version>,
     queries: BTreeMap<u64, Released>,
     log: QueryLog,
+    /// Evidence and noise shares that are kept.
+    kept: BTreeSet<Hash>,
 }
 
 /// Sums that were recomputed, and the banks in them.
@@ -90,8 +92,8 @@ impl AuthorityJob {
     /// A job that nothing was asked of.
     #[must_use]
     pub fn new(job: Job) -> Self {
-        let (versions, queries, log) = Default::default();
-        Self { job, versions, queries, log }
+        let (versions, queries, log, kept) = Default::default();
+        Self { job, versions, queries, log, kept }
     }
 
     /// Handles a message of the network.
@@ -107,10 +109,8 @@ impl AuthorityJob {
         let mut next = self.clone();
         let outcome = match message {
             // Kept unread: what it says is checked when it is named.
-            Message::Evidence(evidence) => {
-                Ok(vec![Output::Work(Keep::of(encode(evidence.as_ref())))])
-            }
-            Message::NoiseShare(share) => Ok(vec![Output::Work(Keep::of(encode(share)))]),
+            Message::Evidence(evidence) => next.keep(encode(evidence.as_ref())),
+            Message::NoiseShare(share) => next.keep(encode(share)),
             Message::SumAsk(ask) => next.sum(cx, world, ask),
             Message::FreezeAsk(ask) => next.freeze(cx, world, ask),
             Message::ReleaseAsk(ask) => next.query(cx, world, ask, None),
@@ -143,6 +143,16 @@ impl AuthorityJob {
 
     fn to_network(&self, message: Message) -> AuthorityOutput {
         Output::Send { to: Peer::Party(self.job.network.party.clone()), message }
+    }
+
+    /// Keeps what will be named, as much as the job's rows can need.
+    fn keep(&mut self, bytes: Vec<u8>) -> Result<Vec<AuthorityOutput>, Refusal> {
+        let keep = Keep::of(bytes);
+        if !self.kept.contains(&keep.hash) && self.kept.len() as u64 >= self.job.most_kept() {
+            return Err(self.blame(Code::TooLarge, "more evidence than the job's rows can need"));
+        }
+        self.kept.insert(keep.hash);
+        Ok(vec![Output::Work(keep)])
     }
 
     fn blame(&self, code: Code, why: impl Into<String>) -> Refusal {

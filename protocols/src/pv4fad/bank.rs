@@ -90,6 +90,8 @@ pub struct BankJob {
     queries: BTreeMap<u64, Query>,
     /// Times that an account was asked about, under a keyed hash.
     asked: BTreeMap<Hash, u32>,
+    /// Rows that were asked about, on either side.
+    rows: u64,
 }
 
 impl BankJob {
@@ -105,8 +107,8 @@ impl BankJob {
         if !own {
             return Err(Refusal::new(Code::UnknownParty, "the job names other keys of this bank"));
         }
-        let (versions, queries, asked) = Default::default();
-        Ok(Self { me, job, versions, queries, asked })
+        let (versions, queries, asked, rows) = Default::default();
+        Ok(Self { me, job, versions, queries, asked, rows })
     }
 
     /// Handles a message of the network.
@@ -169,6 +171,9 @@ impl BankJob {
         self.addressed(&part.bank)?;
         if part.rows.len() != self.job.part_len() {
             return Err(self.blame(Code::WrongLength, "a part has 1,024 rows"));
+        }
+        if u64::from(part.part) >= self.job.most_parts() {
+            return Err(self.blame(Code::WrongLength, "more parts than the job has rows"));
         }
         let bytes = encode(signed);
         let hashes = (signed.hash(), blob_hash(&bytes));
@@ -481,8 +486,14 @@ impl BankJob {
         Ok(vec![fact, Output::Work(keep), self.to_network(Message::Picked(picked))])
     }
 
-    /// W13: no account is asked about more often than the job says.
+    /// W13: no account is asked about more often than the job says, nor more rows on both sides than
+    /// all its queries can have.
     fn count_accounts(&mut self, cx: &Context<'_>, accounts: &[Account]) -> Result<(), Refusal> {
+        self.rows = self.rows.saturating_add(accounts.len() as u64);
+        if self.rows > self.job.queries.total.saturating_mul(2) {
+            let why = "more rows were asked about than the job's queries can have";
+            return Err(Refusal::new(Code::BudgetSpent, why));
+        }
         for account in accounts {
             let times = self.asked.entry(keyed(cx, account)).or_default();
             *times = times.saturating_add(1);

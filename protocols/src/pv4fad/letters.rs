@@ -117,11 +117,13 @@ pub struct Collect {
 }
 postcard_body!(Collect, "quorate/pv-collect/1");
 
-/// The network ends the job: everything it wanted is opened.
+/// The network ends the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Close {
     /// The job: hash of its manifest.
     pub job: Hash,
+    /// Why it ends early; none when everything that the network wanted is opened.
+    pub failure: Option<Refusal>,
 }
 postcard_body!(Close, "quorate/pv-close/1");
 

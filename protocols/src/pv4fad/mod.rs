@@ -93,6 +93,8 @@ pub const PROTOCOL_ID: u16 = 4;
 pub const MAX_COORDINATES: u64 = 60_000;
 /// Most payments of one query.
 pub const MAX_QUERY_ROWS: usize = 256;
+/// Longest sentence of a refusal that is stored or shown.
+const MAX_DETAIL_BYTES: usize = 2000;
 /// Bits of a table's entry at inference: the index of a score among the row's scores.
 const ENTRY_BITS: u32 = 8;
 
@@ -283,6 +285,19 @@ impl Figures {
     #[must_use]
     pub fn part_len(&self) -> usize {
         usize::from(self.part_rows)
+    }
+
+    /// Most parts of one side of one bank's list: all rows, and padding.
+    fn most_parts(&self) -> u64 {
+        self.max_rows.div_ceil(u64::from(self.part_rows.max(1))).saturating_add(1)
+    }
+
+    /// Most pieces of evidence and noise shares that an authority keeps: those of every version, four
+    /// times over, for attempts that were not logged.
+    fn most_kept(&self) -> u64 {
+        let banks = u64::from(self.holders);
+        let parts = self.most_parts().saturating_add(banks).saturating_mul(2);
+        parts.saturating_add(banks).saturating_mul(4).saturating_mul(self.versions.into())
     }
 
     /// Coordinates of one tree.

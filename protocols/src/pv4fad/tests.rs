@@ -614,6 +614,53 @@ fn one_answer_for_each_part_and_one_noise_for_each_version() {
 }
 
 #[test]
+fn what_the_network_can_have_kept_is_bounded() {
+    let mut sim = Sim::new(with(terms(5, 3), |figures| figures.max_rows = 30), PAYMENTS, 1);
+    sim.run();
+    let authority = name("authority");
+    // 30 rows in parts of 8, five banks: four times 2 x (5 + 5) + 5.
+    let most = 100;
+    let Message::Evidence(evidence) = sent(&sim, &authority, "Evidence")[0].clone() else {
+        panic!()
+    };
+    let known = sent(&sim, &authority, "Evidence").len() + 5;
+    let other = |i: usize| {
+        let mut evidence = evidence.as_ref().clone();
+        let (Evidence::Ordering { rows, .. } | Evidence::Beneficiary { rows, .. }) = &mut evidence;
+        *rows = vec![RowId([u8::try_from(i).unwrap(); 16])];
+        Message::Evidence(Box::new(evidence))
+    };
+    for i in known..most {
+        sim.deliver(&authority, other(i));
+    }
+    assert_eq!(sim.rejects, []);
+    sim.deliver(&authority, other(most));
+    assert_eq!(only_reject(&sim), ("authority", Code::TooLarge, &[network()][..]));
+    // What is there is taken again.
+    sim.rejects.clear();
+    sim.deliver(&authority, Message::Evidence(evidence.clone()));
+    assert_eq!(sim.rejects, []);
+
+    let mut sim = self::sim();
+    let Message::JoinPart(mut part) =
+        sim.queue.pop_front().unwrap().open(&identity(&bank(0))).unwrap()
+    else {
+        panic!()
+    };
+    again(&mut part, &name("network"), |part| part.part = 126);
+    sim.deliver(&bank(0), Message::JoinPart(part));
+    assert_eq!(only_reject(&sim), ("bank-0", Code::WrongLength, &[network()][..]));
+
+    let limits = QueryLimits { total: 1, per_window: 9, window_ms: 9, per_account: 9 };
+    let mut sim = Sim::new(with(terms(3, 2), |f| f.queries = limits), PAYMENTS, 1);
+    sim.run();
+    let payment = sim.payments.iter().find(|p| p.banks[0] != p.banks[1]).unwrap().clone();
+    let rows = vec![asked(&sim, &payment, &[0.0, 0.5, 1.0]); 3];
+    assert_eq!(sim.query(0, payment.banks.each_ref(), rows).unwrap(), None);
+    assert_eq!(only_reject(&sim), (payment.banks[0].as_str(), Code::BudgetSpent, &[][..]));
+}
+
+#[test]
 fn a_message_for_another_role_is_refused() {
     let mut sim = trained();
     let noise = sent(&sim, &name("authority"), "NoiseShare")[0].clone();

@@ -99,7 +99,7 @@ mod tests {
             let all = list.as_array().unwrap().iter();
             all.map(|card| card["name"].as_str().unwrap().to_owned()).collect()
         };
-        assert_eq!(names(&cards["protocols"]), ["hybrid-alpha", "threshold", "fedv"]);
+        assert_eq!(names(&cards["protocols"]), ["hybrid-alpha", "threshold", "fedv", "pv4fad"]);
         assert!(names(&cards["schemes"]).contains(&"pad".to_owned()));
         let text = as_text();
         for word in ["hybrid-alpha", "authority learns", "utility", "scheme ddh-mcfe"] {

@@ -90,7 +90,7 @@ pub(super) struct DemoArgs {
     /// Banks, 5 by default (pv4fad)
     #[arg(long)]
     banks: Option<u32>,
-    /// Payments to generate, 12000 by default (pv4fad)
+    /// Payments to generate, 30000 by default (pv4fad)
     #[arg(long)]
     rows: Option<u64>,
     /// Rounds of training, after the round of means and variances if there is one; levels of a tree
@@ -288,7 +288,7 @@ fn on_payments(args: DemoArgs) -> anyhow::Result<payments::Options> {
     refuse(&[("--parties", args.parties.is_some())], "say --banks")?;
     Ok(payments::Options {
         banks: args.banks.unwrap_or(5),
-        rows: args.rows.unwrap_or(12_000),
+        rows: args.rows.unwrap_or(30_000),
         seed: args.seed,
         faults: !args.no_faults,
         json: args.json,

@@ -589,3 +589,73 @@ fn a_comparison_is_read_with_care() {
     }
     assert!(Comparison::read(&folder.path().join("none")).is_err());
 }
+
+/// A payments demo of two banks, one of which was lost.
+fn paid() -> PaymentsReport {
+    let point = |recall: f64, mean: f64| (recall, Spread { mean, deviation: 0.0 });
+    let curve = |name: &str| Curve {
+        name: name.to_owned(),
+        points: vec![point(0.25, 1.0), point(1.0, 0.125)],
+    };
+    let area =
+        |name: &str, area: f64, simulated: bool| AreaRow { name: name.to_owned(), area, simulated };
+    PaymentsReport {
+        title: "Quorate demo: payments".to_owned(),
+        data: "4000 payments".to_owned(),
+        areas: vec![area("network alone", 0.25, true), area("with its banks", 0.5, false)],
+        together: vec![curve("network alone"), curve("with banks"), curve("pooled")],
+        noise: vec![curve("no noise"), curve("epsilon 1")],
+        delta: 1e-6,
+        result_hash: "50".repeat(32),
+        plain_result_hash: "50".repeat(32),
+        lost: vec!["bank02".to_owned()],
+        phases: vec![PaymentsPhaseRow {
+            name: "joined".into(),
+            ms: 2500,
+            letters: 7,
+            bytes: 81_000,
+        }],
+        wire: vec![WireRow { letters_out: 3, bytes_out: 4000, ..WireRow::of("bank01") }],
+        handled: vec![HandledRow {
+            party: "bank01".into(),
+            message: "FlagAsk".into(),
+            count: 2,
+            ms: 350,
+        }],
+        roles: vec![RoleRow { role: "bank".into(), learns: "row ids".into() }],
+        faults: vec!["bank02 drops out".to_owned()],
+        settings: vec![("trees".to_owned(), "50".to_owned())],
+    }
+}
+
+#[test]
+fn a_payments_page_is_well_formed_says_what_is_simulated_and_marks_what_did_not_hold() {
+    let page = render_payments_html(&paid());
+    let seen = elements(&page).unwrap();
+    assert_eq!(seen.iter().filter(|name| *name == "figure").count(), 2);
+    assert!(!seen.iter().any(|name| ["script", "link", "img"].contains(&name.as_str())));
+    for said in [
+        "<dt>average precision, network alone, simulated</dt><dd>0.2500</dd>",
+        "<dt>average precision, with its banks</dt><dd>0.5000</dd>",
+        "equals, bit for bit",
+        "Left out: <bdi>bank02</bdi>",
+        "<th scope=\"row\">joined</th><td class=\"n\">2500</td><td class=\"n\">7</td>\
+         <td class=\"n\">81.0 kB</td>",
+        "<td>FlagAsk</td><td class=\"n\">2</td><td class=\"n\">350</td>",
+        "<td class=\"n\">3</td><td class=\"n\">4.00 kB</td><td class=\"n\">0</td>",
+    ] {
+        assert!(page.contains(said), "{said}");
+    }
+    assert!(!page.contains("class=\"bad\""));
+    let mut report = paid();
+    let text = || HOSTILE.to_owned();
+    (report.title, report.data, report.result_hash) = (text(), text(), text());
+    (report.areas[0].name, report.together[0].name, report.lost) = (text(), text(), vec![text()]);
+    (report.wire[0].party, report.handled[0].message) = (text(), text());
+    report.areas[1].area = f64::NAN;
+    report.roles[0] = RoleRow { role: text(), learns: text() };
+    let page = render_payments_html(&report);
+    assert!(!elements(&page).unwrap().iter().any(|name| name == "script" || name == "b"));
+    assert_eq!(page.matches("class=\"bad\"").count(), 1);
+    assert!(!page.contains("NaN") && !page.contains('\u{202e}'));
+}

@@ -275,18 +275,19 @@ impl Course<'_> {
     async fn until_end(&mut self) -> Result<Outcome, PartyError> {
         self.advance().await?;
         loop {
+            // Before anything is sent: what it asks is not to wait for a letter.
+            self.serve().await?;
             let mut sent = self.office.send().await?;
             while let Sent::Answer(message, also) = sent {
-                self.take(message, None, also).await?;
+                self.take(*message, None, also).await?;
                 sent = self.office.send().await?;
             }
-            self.serve().await?;
             if let Some(refusal) = self.office.machine().failure().cloned() {
-                self.close().await?;
+                self.close(Some(refusal.clone())).await?;
                 return Err(refusal.into());
             }
             if self.is_done() {
-                self.close().await?;
+                self.close(None).await?;
                 return Ok(Outcome::Done);
             }
             let mail = self.office.collect(self.wait(), &sent).await?;
@@ -294,7 +295,6 @@ impl Course<'_> {
                 return Ok(outcome);
             }
             for (number, letter) in &mail.letters {
-                self.last = Instant::now();
                 let start = Instant::now();
                 if let Some(message) = self.office.read(*number, letter).await? {
                     let name = message.name().to_owned();
@@ -302,8 +302,12 @@ impl Course<'_> {
                     let ms = elapsed_ms(start);
                     self.office.party.report(&PartyEvent::Handled { message: name, ms });
                 }
+                // What the network itself takes is nobody's delay.
+                self.last = Instant::now();
             }
-            self.look_at_clock().await?;
+            if mail.letters.is_empty() {
+                self.look_at_clock().await?;
+            }
         }
     }
 
@@ -522,13 +526,20 @@ impl Course<'_> {
             self.flying.remove(&query);
             self.failed.insert(query);
         }
+        let present = self.job.banks.len().saturating_sub(lost.len());
+        if self.scored.is_some() && present < self.job.threshold as usize {
+            // Nobody can open any more.
+            self.flying.clear();
+            let open = |query: &u64| self.office.machine().scores(*query).is_none();
+            self.failed = (0..self.plan.queries.len() as u64).filter(open).collect();
+        }
         self.last = now;
         self.advance().await
     }
 
     /// Ends the job: the banks leave.
-    async fn close(&self) -> Result<(), PartyError> {
-        let close = Close { job: self.office.manifest() };
+    async fn close(&self, failure: Option<Refusal>) -> Result<(), PartyError> {
+        let close = Close { job: self.office.manifest(), failure };
         let close = Signed::sign(close, &self.office.party.keys.identity).signed().clone();
         self.office.tell(PaymentsMessage::Close(close)).await
     }

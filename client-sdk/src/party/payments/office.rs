@@ -59,7 +59,7 @@ pub(super) enum Sent {
     /// The aggregator takes no more now.
     Later,
     /// An answer, which is handled in the commit that `also` joins.
-    Answer(Message, Batch),
+    Answer(Box<Message>, Batch),
 }
 
 /// How a commit went.
@@ -191,7 +191,7 @@ impl<'a, M: Serialize + DeserializeOwned + Clone> Office<'a, M> {
                         return Err(CallError::BadAnswer { peer: AGGREGATOR.into(), why }.into());
                     };
                     let also = Batch::new().del_record(OUT, &key);
-                    sent = Sent::Answer(Message::Logged(logged), also);
+                    sent = Sent::Answer(Box::new(Message::Logged(logged)), also);
                     break;
                 }
                 Err(CallError::Refused { problem, .. }) => {

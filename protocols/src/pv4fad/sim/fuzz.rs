@@ -69,18 +69,20 @@ impl Fixture {
         let collect = Collect { job, party: name("network"), after: 3, wait_ms: 500 };
         let mail = Mail { letters: vec![(4, letter.clone())], outcome: Some(Outcome::Done) };
         let decoded = |kind: &str| -> Inner { decode(&self.inner[kind]).unwrap() };
-        let (Inner::Assigned(assigned), Inner::Logged(logged)) = (
-            self.sim.assigned.clone().map(Inner::Assigned).unwrap(),
-            decoded("Logged"),
-        ) else {
+        let (Inner::Assigned(assigned), Inner::Logged(logged)) =
+            (self.sim.assigned.clone().map(Inner::Assigned).unwrap(), decoded("Logged"))
+        else {
             unreachable!("two records of the log")
         };
         self.inner.insert("Assigned", encode(&Inner::Assigned(assigned.clone())));
-        let close = Signed::sign(Close { job }, &keys).signed().clone();
+        let close = Signed::sign(Close { job, failure: None }, &keys).signed().clone();
         let all = [
             ("payments-letter", PaymentsMessage::Letter(letter.clone())),
             ("payments-answers", PaymentsMessage::Answers(vec![letter])),
-            ("payments-collect", PaymentsMessage::Collect(Signed::sign(collect, &keys).signed().clone())),
+            (
+                "payments-collect",
+                PaymentsMessage::Collect(Signed::sign(collect, &keys).signed().clone()),
+            ),
             ("payments-mail", PaymentsMessage::Mail(mail)),
             ("payments-assigned", PaymentsMessage::Assigned(assigned)),
             ("payments-logged", PaymentsMessage::Logged(logged)),
@@ -99,8 +101,7 @@ fn fixture() -> &'static Fixture {
         let sim = Sim::new(terms, 3, 1);
         let (inner, outer) = Default::default();
         let (networks, banks, authorities, aggregators) = Default::default();
-        let mut fixture =
-            Fixture { sim, inner, outer, networks, banks, authorities, aggregators };
+        let mut fixture = Fixture { sim, inner, outer, networks, banks, authorities, aggregators };
         fixture.record();
         fixture.run();
         let payment = fixture.sim.payments[0].clone();

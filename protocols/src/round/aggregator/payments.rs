@@ -50,8 +50,8 @@ impl AggregatorJob {
                 Ok(vec![Output::Log(fact), Output::Send { to, message }])
             }
             PaymentsMessage::Close(close) => {
-                carrier.close(close)?;
-                Ok(self.finish(Outcome::Done))
+                let outcome = carrier.close(close)?.map_or(Outcome::Done, Outcome::Failed);
+                Ok(self.finish(outcome))
             }
             _ => Err(Refusal::new(Code::WrongState, "no message for an aggregator's machine")),
         }

@@ -27,8 +27,8 @@ const BODY: &str = "letter-body";
 const LAST: &str = "letter-last";
 
 /// Most letters, and bytes of letters, that one role has waiting for another.
-const MAX_WAITING: usize = 4096;
-const MAX_WAITING_BYTES: u64 = 128 << 20;
+const MAX_WAITING: usize = if cfg!(test) { 5 } else { 4096 };
+const MAX_WAITING_BYTES: u64 = if cfg!(test) { 6 << 20 } else { 128 << 20 };
 /// Bytes of letters in one answer: a single letter may have more.
 const ANSWER_BYTES: u64 = MAX_MESSAGE_BYTES as u64 - (256 << 10);
 
@@ -86,7 +86,7 @@ async fn read(store: &Store, job: &Hash) -> Result<BTreeMap<Name, Box>, StoreErr
     Ok(boxes)
 }
 
-/// The writes that put a letter under the next number of a box; `None` when it waits already.
+/// The writes that put a letter under the next number of a box; none when it waits already.
 fn put(
     job: &Hash,
     boxes: &mut BTreeMap<Name, Box>,
@@ -300,5 +300,96 @@ impl Mailboxes {
         *guard = None;
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_crypto::keys::Identity;
+
+    use super::*;
+
+    const JOB: Hash = Hash([7; 32]);
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn letter(from: &str, to: &str, bytes: usize, fill: u8) -> Verified<Envelope> {
+        let sealed = vec![fill; bytes];
+        let letter = Envelope { job: JOB, from: name(from), to: name(to), sealed };
+        Signed::sign(letter, &Identity::from_bytes(&[3; 64]))
+    }
+
+    fn code(done: Result<(), Failure>) -> Option<Code> {
+        match done {
+            Ok(()) => None,
+            Err(Failure::Refused(refusal)) => Some(refusal.code),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn numbers(mail: &Mailboxes, store: &Store, of: &str, after: u64) -> Vec<(u64, u8)> {
+        let (letters, _) = mail.collect(store, &JOB, &name(of), after).await.unwrap();
+        letters.iter().map(|(n, l)| (*n, l.peek().unwrap().sealed[0])).collect()
+    }
+
+    #[tokio::test]
+    async fn letters_are_numbered_once_kept_until_handled_and_survive() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let mail = Mailboxes::default();
+        for fill in 1..=3 {
+            mail.put(&store, &JOB, &letter("network", "bank", 10, fill)).await.unwrap();
+        }
+        // The same letter again is the same letter.
+        mail.put(&store, &JOB, &letter("network", "bank", 10, 2)).await.unwrap();
+        assert_eq!(numbers(&mail, &store, "bank", 0).await, [(1, 1), (2, 2), (3, 3)]);
+        assert_eq!(numbers(&mail, &store, "network", 0).await, []);
+        assert_eq!(numbers(&mail, &store, "bank", 3).await, []);
+        // After a restart an empty box goes on where it was.
+        store.close().await;
+        let store = Store::open(folder.path()).await.unwrap();
+        let mail = Mailboxes::default();
+        mail.put(&store, &JOB, &letter("network", "bank", 10, 2)).await.unwrap();
+        let (first, _) = mail.first(&store, &JOB, &name("bank")).await.unwrap();
+        assert_eq!(first.map(|(number, _)| number), Some(4));
+        // An answer and the end of what it answers are one commit.
+        let answer = letter("bank", "network", 10, 9);
+        mail.answered(&store, &JOB, (&name("bank"), 4), &[answer]).await.unwrap();
+        assert_eq!(numbers(&mail, &store, "bank", 0).await, []);
+        store.close().await;
+        let store = Store::open(folder.path()).await.unwrap();
+        let mail = Mailboxes::default();
+        assert_eq!(numbers(&mail, &store, "network", 0).await, [(1, 9)]);
+        mail.forget(&store, &JOB).await.unwrap();
+        for kind in [LETTER, BODY, LAST] {
+            assert_eq!(store.list_keys(kind, "").await.unwrap(), Vec::<String>::new());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_one_receiver_is_bounded_for_each_sender() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let mail = Mailboxes::default();
+        for fill in 0..5 {
+            mail.put(&store, &JOB, &letter("a", "network", 10, fill)).await.unwrap();
+        }
+        let more = mail.put(&store, &JOB, &letter("a", "network", 10, 5)).await;
+        assert_eq!(code(more), Some(Code::RateLimited));
+        // Another sender's letters are not in its way, and bytes count too.
+        let long = |fill| letter("b", "network", 2 << 20, fill);
+        for (fill, expected) in [(0, None), (1, None), (2, Some(Code::RateLimited))] {
+            assert_eq!(code(mail.put(&store, &JOB, &long(fill)).await), expected, "{fill}");
+        }
+        // An answer has at most so many bytes, and one letter in any case.
+        let short: Vec<(u64, u8)> = (1..=5).zip(0..5).collect();
+        let seen = numbers(&mail, &store, "network", 0).await;
+        assert_eq!(seen, [&short[..], &[(6, 0)]].concat());
+        assert_eq!(numbers(&mail, &store, "network", 6).await, [(7, 1)]);
+        // Room again, under the next number.
+        assert_eq!(code(mail.put(&store, &JOB, &long(2)).await), None);
+        assert_eq!(numbers(&mail, &store, "network", 7).await, [(8, 2)]);
     }
 }

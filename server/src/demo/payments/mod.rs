@@ -36,7 +36,7 @@ const ANOMALY_RATE: f64 = 0.01;
 const SCORED: usize = 2000;
 
 /// How long a bank may take before it is left out: far above what an answer takes here.
-const BANK_SECONDS: f64 = 20.0;
+const BANK_SECONDS: f64 = 10.0;
 
 /// After this long without any progress the demo gives up: the authority checks all proofs at one go.
 const STALL: Duration = Duration::from_secs(240);
