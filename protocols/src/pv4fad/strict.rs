@@ -20,6 +20,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::secret::Secret;
@@ -254,14 +255,16 @@ impl Closed {
                     let place = tree.saturating_mul(figures.cells.into());
                     let place = place.saturating_add(usize::from(*cell));
                     let missing = || Refusal::new(Code::Unavailable, "the sums lack a cell");
-                    if !known.contains_key(&place) {
-                        let width = bits.saturating_mul(CIPHERTEXT_BYTES);
-                        let start = place.saturating_mul(width);
-                        let bytes = sums.get(start..start.saturating_add(width));
-                        let decoded = Ciphers::decode_sums(bytes.ok_or_else(missing)?);
-                        known.insert(place, decoded.map_err(|_| missing())?);
-                    }
-                    let own = known.get(&place).ok_or_else(missing)?;
+                    let own = match known.entry(place) {
+                        Entry::Occupied(entry) => entry.into_mut(),
+                        Entry::Vacant(entry) => {
+                            let width = bits.saturating_mul(CIPHERTEXT_BYTES);
+                            let start = place.saturating_mul(width);
+                            let bytes = sums.get(start..start.saturating_add(width));
+                            let decoded = Ciphers::decode_sums(bytes.ok_or_else(missing)?);
+                            entry.insert(decoded.map_err(|_| missing())?)
+                        }
+                    };
                     pool.add(own).map_err(|_| missing())?;
                     *rows = rows.saturating_add(sizes.get(place).copied().unwrap_or(0));
                 }
