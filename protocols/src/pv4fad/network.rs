@@ -52,7 +52,7 @@ pub struct Payment {
 
 /// Where payments fall in the forest. A cell is a leaf with a label: the network knows both.
 pub trait CellAssignment {
-    /// The cell of a payment in a tree, below [`Terms::cells`](super::Terms::cells).
+    /// The cell of a payment in a tree, below [`Figures::cells`](super::Figures::cells).
     fn cell(&self, tree: u16, payment: usize) -> u16;
 }
 
