@@ -27,7 +27,7 @@
 //! # Security
 //! The aggregator sees ciphertexts, sealed messages and who takes part. An authority sees uniform
 //! vectors v_p. L sees the summed scores of every batch, and so over the epochs the Gram matrix of the
-//! passive parties' joint features; [`Shown`] keeps differences of sums over rosters from showing a lone
+//! passive parties' joint features; `Shown` keeps differences of sums over rosters from showing a lone
 //! party, as long as it sends true gradients. Authorities that come by ciphertexts open nothing: over their pads lies the cover, which the label holder
 //! takes off. A passive party sees its own gradients: without label noise it
 //! learns the labels from them, of small batches from the first on (measured in `attack_tests`). All of this fails if L and all authorities collude
