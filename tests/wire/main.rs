@@ -40,7 +40,7 @@ fn the_wire_format_is_the_committed_one() {
     assert_eq!(fuzz::samples().len(), 18, "one of each message");
     assert_eq!(vertical::samples().len(), 11, "one of each message of vertical jobs");
     assert_eq!(payments::samples().len(), 7, "one of each message of payments jobs");
-    assert_eq!(payments::inner_samples().len(), 20, "one of each message in letters");
+    assert_eq!(payments::inner_samples().len(), 22, "one of each message in letters");
 }
 
 #[test]

@@ -14,9 +14,11 @@ use super::{
     AggregatorJob, AuthorityJob, AuthorityWorld, BankJob, BankWorld, Blobs, Context, NetworkJob,
     NetworkWorld, Sim, World, bank, decode, encode, identity, name, terms, with,
 };
+use crate::pv4fad::forest::{ONE, PooledRule};
 use crate::pv4fad::letters::{Close, Collect, Mail, PaymentsMessage};
-use crate::pv4fad::messages::Message as Inner;
+use crate::pv4fad::messages::{Message as Inner, ReleaseAsk};
 use crate::pv4fad::network::Asked;
+use crate::pv4fad::strict::PooledAsk;
 use crate::round::aggregator::Outcome;
 use crate::round::messages::Message;
 use crate::wire::{Body, Signature, Signed};
@@ -92,22 +94,35 @@ impl Fixture {
     }
 }
 
-fn fixture() -> &'static Fixture {
-    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
-    FIXTURE.get_or_init(|| {
+/// A job that opens its counts, and a strict one.
+fn fixtures() -> &'static [Fixture; 2] {
+    static FIXTURES: OnceLock<[Fixture; 2]> = OnceLock::new();
+    FIXTURES.get_or_init(|| [false, true].map(Fixture::new))
+}
+
+impl Fixture {
+    fn new(strict: bool) -> Self {
         let terms = with(terms(3, 2), |figures| {
             (figures.class_bits, figures.trees, figures.cells, figures.part_rows) = (1, 1, 2, 2);
+            figures.strict = strict;
         });
         let sim = Sim::new(terms, 3, 1);
         let (inner, outer) = Default::default();
         let (networks, banks, authorities, aggregators) = Default::default();
-        let mut fixture = Fixture { sim, inner, outer, networks, banks, authorities, aggregators };
+        let mut fixture = Self { sim, inner, outer, networks, banks, authorities, aggregators };
         fixture.record();
         fixture.run();
         let payment = fixture.sim.payments[0].clone();
-        let row = Asked { accounts: payment.accounts.clone(), scores: vec![0.1, 0.5, 0.5, 0.5] };
         let banks = payment.banks.each_ref();
-        assert!(fixture.sim.query(0, banks, vec![row]).unwrap().is_some());
+        let scores = if strict {
+            let row = Sim::reaching(&payment, fixture.sim.cells.leaves_of(0), ONE / 4);
+            fixture.sim.query_pooled(0, banks, vec![row], PooledRule::new(1, None))
+        } else {
+            let scores = vec![0.1, 0.5, 0.5, 0.5];
+            let row = Asked { accounts: payment.accounts.clone(), scores };
+            fixture.sim.query(0, banks, vec![row])
+        };
+        assert!(scores.unwrap().is_some());
         // Nobody takes another's request.
         let strange: Inner = decode(&fixture.inner["SumAsk"]).unwrap();
         fixture.sim.deliver(&bank(0), strange);
@@ -115,28 +130,39 @@ fn fixture() -> &'static Fixture {
         fixture.record();
         fixture.letters();
         fixture
-    })
+    }
 }
 
 /// One encoded message of each kind that travels in letters, by name; the same in every build of one wire
 /// version.
 #[must_use]
 pub fn inner_samples() -> &'static BTreeMap<&'static str, Vec<u8>> {
-    &fixture().inner
+    static SAMPLES: OnceLock<BTreeMap<&'static str, Vec<u8>>> = OnceLock::new();
+    SAMPLES.get_or_init(|| {
+        let [open, strict] = fixtures();
+        let mut samples = open.inner.clone();
+        let others = strict.inner.iter().filter(|(name, _)| !open.inner.contains_key(*name));
+        samples.extend(others.map(|(name, bytes)| (*name, bytes.clone())));
+        samples
+    })
 }
 
 /// One encoded message of each kind that services read, by name.
 #[must_use]
 pub fn samples() -> &'static BTreeMap<&'static str, Vec<u8>> {
-    &fixture().outer
+    let [open, _] = fixtures();
+    &open.outer
 }
 
 /// Stored machines of all roles, in every state.
 #[must_use]
 pub fn states() -> Vec<&'static [u8]> {
-    let Fixture { networks, banks, authorities, aggregators, .. } = fixture();
-    let parties = networks.values().chain(banks.values());
-    parties.chain(authorities.values()).chain(aggregators.values()).map(Vec::as_slice).collect()
+    let of = |fixture: &'static Fixture| {
+        let Fixture { networks, banks, authorities, aggregators, .. } = fixture;
+        let parties = networks.values().chain(banks.values());
+        parties.chain(authorities.values()).chain(aggregators.values()).map(Vec::as_slice)
+    };
+    fixtures().iter().flat_map(of).collect()
 }
 
 /// Bytes as a control message: what decodes encodes back, and the aggregator's machine takes or refuses it.
@@ -150,7 +176,7 @@ pub fn fuzz_message(bytes: &[u8]) {
 fn carried(message: &PaymentsMessage) {
     let keys = identity(&name("aggregator"));
     let mut rng = ChaCha20Rng::seed_from_u64(7);
-    for machine in fixture().aggregators.values() {
+    for machine in fixtures().iter().flat_map(|fixture| fixture.aggregators.values()) {
         let mut machine: AggregatorJob = decode(machine).unwrap();
         let cx = Context { now_ms: 1, identity: &keys, rng: &mut rng };
         match message {
@@ -206,6 +232,15 @@ pub fn fuzz_signed(bytes: &[u8]) {
         Inner::Refused(sign_raw(&authority, bytes)),
         Inner::Released(sign_raw(&authority, bytes), sign_raw(&authority, bytes)),
         Inner::Logged(sign_raw(&aggregator, bytes)),
+        Inner::Frozen(sign_raw(&authority, bytes)),
+        Inner::PooledAsk(Box::new(PooledAsk {
+            ask: ReleaseAsk {
+                table: sign_raw(&network, bytes),
+                ordering: sign_raw(&first, bytes),
+                beneficiary: sign_raw(&first, bytes),
+            },
+            reached: sign_raw(&network, bytes),
+        })),
     ];
     messages.iter().for_each(handle_everywhere);
 }
@@ -229,7 +264,11 @@ fn sign_raw<T: Body>(identity: &Identity, body: &[u8]) -> Signed<T> {
 
 /// All roles' machines in every state take the message, or refuse it.
 fn handle_everywhere(message: &Inner) {
-    let Fixture { sim, networks, banks, authorities, .. } = fixture();
+    fixtures().iter().for_each(|fixture| handle_in(fixture, message));
+}
+
+fn handle_in(fixture: &Fixture, message: &Inner) {
+    let Fixture { sim, networks, banks, authorities, .. } = fixture;
     let mut rng = ChaCha20Rng::seed_from_u64(7);
     let nothing = BTreeMap::new();
     let kept = |role: &str| sim.blobs.get(&name(role)).unwrap_or(&nothing);
