@@ -5,7 +5,7 @@
 
 mod strict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_crypto::merkle::Hash;
 use quorate_crypto::sum::SchemeError;
@@ -418,6 +418,11 @@ impl BankJob {
             || !(1..=MAX_QUERY_ROWS).contains(&rows)
         {
             return Err(self.blame(Code::WrongLength, "a query's parts do not belong together"));
+        }
+        // What a pick's randomness follows from names its row: the same row twice, with the same candidates,
+        // would give equal bytes to accounts of equal class.
+        if fields.rows.iter().collect::<BTreeSet<_>>().len() != rows {
+            return Err(self.blame(Code::Duplicate, "a query names a row twice"));
         }
         self.is_frozen(table.version)?;
         let (classes, lanes) = (self.job.classes(), self.job.lanes());

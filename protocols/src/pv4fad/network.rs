@@ -534,8 +534,21 @@ impl NetworkJob {
         let note = format!("{}: {}", refused.bank, refused.refusal);
         let mut outputs = vec![Output::Log(Fact::of("was.refused", self.version, 0, note))];
         if let Some(query) = refused.query {
-            if let Some(known) = self.queries.get_mut(&query).filter(|q| q.scores.is_none()) {
-                known.refused = Some(refused.refusal.clone());
+            // Of banks only the one that is to pick ends a query; where an opener refuses, another steps in.
+            if by_authority || self.query_waits_for(query).as_ref() == Some(&refused.bank) {
+                if let Some(known) = self.queries.get_mut(&query).filter(|q| q.scores.is_none()) {
+                    known.refused = Some(refused.refusal.clone());
+                }
+            } else if refused.refusal.code != Code::Unavailable {
+                let of = |opening: &&mut Opening| {
+                    matches!(opening.release.opens,
+                        Opens::Query { query: of, .. } | Opens::Pooled { query: of, .. } if of == query)
+                        && opening.asked.contains(&refused.bank)
+                };
+                if let Some(opening) = self.openings.values_mut().find(of) {
+                    opening.failed.insert(refused.bank.clone());
+                    outputs.extend(self.ask_openers(world)?);
+                }
             }
             return Ok(outputs);
         }

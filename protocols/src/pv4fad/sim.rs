@@ -400,7 +400,7 @@ impl Sim {
     }
 
     /// Runs one step of the network's machine.
-    fn network_step(
+    pub(super) fn network_step(
         &mut self,
         step: impl FnOnce(
             NetworkJob,

@@ -1030,6 +1030,63 @@ fn a_repeated_query_gets_the_first_answer_whatever_accounts_have_become() {
     assert_eq!(sim.rejects, []);
 }
 
+/// The bytes of a pick follow from its row and candidates, so a query that names one row for several accounts
+/// would show which of them are of one class: neither bank answers it.
+#[test]
+fn a_query_that_names_a_row_twice_is_not_answered() {
+    let mut sim = trained();
+    let payment = sim.payments[0].clone();
+    let banks = payment.banks.clone();
+    let row = asked(&sim, &payment, &[0.0, 0.5, 1.0]);
+    let rows = vec![row.clone(), row];
+    sim.query(0, [&banks[0], &banks[1]], rows).unwrap().unwrap();
+    for (bank, of) in [(&banks[0], Side::Ordering), (&banks[1], Side::Beneficiary)] {
+        let asks = sent(&sim, bank, "QueryAsk").into_iter().filter_map(|message| match message {
+            Message::QueryAsk(table, accounts) if accounts.peek().unwrap().side == of => {
+                Some((table.clone(), accounts.clone()))
+            }
+            _ => None,
+        });
+        let (mut table, mut accounts) = asks.last().unwrap();
+        again(&mut table, &name("network"), |table| {
+            table.fields.query = 77;
+            table.fields.rows[1] = table.fields.rows[0];
+        });
+        let hash = table.hash();
+        again(&mut accounts, &name("network"), |accounts| accounts.table = hash);
+        sim.rejects.clear();
+        let before = sim.wire.len();
+        sim.deliver(bank, Message::QueryAsk(table, accounts));
+        assert_eq!(only_reject(&sim), (bank.as_str(), Code::Duplicate, &[network()][..]));
+        let answers = sim.wire[before..]
+            .iter()
+            .map(|letter| letter.open(&identity(&letter.to)).unwrap().name());
+        assert!(answers.clone().all(|name| name == "Refused"), "{:?}", answers.collect::<Vec<_>>());
+    }
+}
+
+/// A bank that a query does not wait for does not end it by refusing it; an opener that refuses is replaced.
+#[test]
+fn a_bank_ends_no_query_of_others() {
+    let mut sim = trained();
+    let payment = sim.payments[0].clone();
+    let banks = payment.banks.clone();
+    let row = asked(&sim, &payment, &[0.0, 0.5, 1.0]);
+    let (first, second) = (banks[0].clone(), banks[1].clone());
+    sim.network_step(|network, cx, world| {
+        network.clone().query(cx, world, 0, [&first, &second], vec![row]).unwrap()
+    });
+    let stranger = (0..3).map(bank).find(|bank| !banks.contains(bank)).unwrap();
+    let refusal = Refusal::new(Code::WrongState, "not I");
+    let refused =
+        Refused { job: sim.job.id(), version: 0, bank: stranger.clone(), query: Some(0), refusal };
+    let refused = Signed::sign(refused, &identity(&stranger)).signed().clone();
+    sim.deliver(&name("network"), Message::Refused(refused));
+    sim.run();
+    assert_eq!(sim.network.query_refusal(0), None);
+    assert!(sim.network.scores(0).is_some());
+}
+
 #[test]
 fn a_bank_opens_the_query_that_it_answered_for() {
     let mut sim = trained();

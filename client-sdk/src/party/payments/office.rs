@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quorate_crypto::merkle::Hash;
 use quorate_protocols::machine::{Output, Peer};
+use quorate_protocols::pv4fad::aggregator::AggregatorJob;
 use quorate_protocols::pv4fad::letters::{Collect, Mail, PaymentsMessage};
 use quorate_protocols::pv4fad::messages::Message;
 use quorate_protocols::pv4fad::{Envelope, Job, Keep};
@@ -243,9 +244,11 @@ impl<'a, M: Serialize + DeserializeOwned + Clone> Office<'a, M> {
         number: u64,
         letter: &Signed<Envelope>,
     ) -> Result<Option<Message>, PartyError> {
-        let opened = letter.peek().and_then(|letter| match letter.job == self.job.manifest {
-            true => letter.open(&self.party.keys.identity),
-            false => Err(Refusal::new(Code::UnknownJob, "a letter of another job")),
+        let opened = AggregatorJob::new(self.job.clone()).route(letter).and_then(|(_, letter)| {
+            match letter.to == self.party.name {
+                true => letter.open(&self.party.keys.identity),
+                false => Err(Refusal::new(Code::UnknownParty, "a letter to somebody else")),
+            }
         });
         match opened {
             Ok(message) => Ok(Some(message)),
