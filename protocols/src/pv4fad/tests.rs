@@ -1041,13 +1041,14 @@ fn a_query_that_names_a_row_twice_is_not_answered() {
     let rows = vec![row.clone(), row];
     sim.query(0, [&banks[0], &banks[1]], rows).unwrap().unwrap();
     for (bank, of) in [(&banks[0], Side::Ordering), (&banks[1], Side::Beneficiary)] {
-        let asks = sent(&sim, bank, "QueryAsk").into_iter().filter_map(|message| match message {
-            Message::QueryAsk(table, accounts) if accounts.peek().unwrap().side == of => {
-                Some((table.clone(), accounts.clone()))
-            }
-            _ => None,
-        });
-        let (mut table, mut accounts) = asks.last().unwrap();
+        let mut asks =
+            sent(&sim, bank, "QueryAsk").into_iter().filter_map(|message| match message {
+                Message::QueryAsk(table, accounts) if accounts.peek().unwrap().side == of => {
+                    Some((table.clone(), accounts.clone()))
+                }
+                _ => None,
+            });
+        let (mut table, mut accounts) = asks.next_back().unwrap();
         again(&mut table, &name("network"), |table| {
             table.fields.query = 77;
             table.fields.rows[1] = table.fields.rows[0];
