@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_protocols::pv4fad::PvSpec;
-use quorate_protocols::pv4fad::forest::{
-    BITS, Cells, Forest, ONE, PooledRule, Scores, Totals, WEIGHT_BITS,
-};
+use quorate_protocols::pv4fad::forest::{BITS, Cells, Forest, ONE, Scores, Totals, WEIGHT_BITS};
 use quorate_protocols::refusal::Refusal;
 use quorate_protocols::wire::{Name, encode};
 use serde::{Deserialize, Serialize};
 
 use super::bank::AccountBook;
 use super::record::Payment;
-use super::twin::{PRIOR_ROWS, Sample, forest_spec};
+use super::twin::{PRIOR_ROWS, Sample, forest_spec, pooled_score};
 use super::{PaymentsError, bank_name};
 use crate::api::Hex32;
 
@@ -73,25 +71,6 @@ pub fn scores_of(
     rows.iter().map(|row| (*row, score(*row))).collect()
 }
 
-/// The same in a strict job: the forest's scores without banks, moved by the pooled counts of the class.
-fn pooled_scores_of(
-    (forest, totals, cells): (&Forest, &Totals, &Cells),
-    columns: &super::features::Columns,
-    rows: &[usize],
-    class: impl Fn(usize) -> usize,
-) -> Vec<(usize, f64)> {
-    let rule = PooledRule::new(forest.spec().trees, None);
-    let alone = Scores::new(forest, totals, &Cells::new(forest), PRIOR_ROWS << WEIGHT_BITS);
-    let score = |row: usize| {
-        let features = columns.row(row);
-        let [own, ..] = alone.of(forest, features);
-        let pool = forest.pool(totals, cells, features);
-        let counts = pool.classes.get(class(row)).copied().unwrap_or_default();
-        rule.score(own, counts, pool.rows) as f64 / ONE as f64
-    };
-    rows.iter().map(|row| (*row, score(*row))).collect()
-}
-
 /// Trains and scores in the clear, as the parties of the job did under encryption and without noise.
 ///
 /// # Errors
@@ -144,7 +123,9 @@ pub fn repeat(
     let class = |row: usize| sample.class(row).class();
     let what = (&forest, &totals, &cells);
     if spec.strict {
-        let scores = pooled_scores_of(what, &columns, &replay.scored, class);
+        let score = pooled_score(what, None);
+        let scored = replay.scored.iter().map(|row| (*row, score(columns.row(*row), class(*row))));
+        let scores = scored.collect();
         return Ok(Repeated { counts: Vec::new(), scores });
     }
     let scores = scores_of(what, &columns, &replay.scored, class);

@@ -290,20 +290,25 @@ impl Trained {
         class: impl Fn(usize) -> Severity,
         sigma: Option<f64>,
     ) -> Vec<f64> {
-        let trees = self.forest.spec().trees;
-        // A class between others is the difference of two counts in every tree.
-        let sigma = sigma.map(|sigma| sigma * libm::sqrt(2.0 * f64::from(trees)));
-        let rule = PooledRule::new(trees, sigma);
-        let weight = PRIOR_ROWS << WEIGHT_BITS;
-        let none = Cells::new(&self.forest);
-        let alone = Scores::new(&self.forest, &self.totals, &none, weight);
-        let score = |row| {
-            let (features, class) = (columns.row(row), class(row).class());
-            let own = alone.of(&self.forest, features)[Severity::Clean.class()];
-            let pool = self.forest.pool(&self.totals, &self.cells, features);
-            rule.score(own, pool.classes[class], pool.rows) as f64 / ONE as f64
-        };
-        (0..columns.rows()).map(score).collect()
+        let score = pooled_score((&self.forest, &self.totals, &self.cells), sigma);
+        (0..columns.rows()).map(|row| score(columns.row(row), class(row).class())).collect()
+    }
+}
+
+/// The score of a payment's features for its class by the pooled rule, as [`Trained::predict_pooled`].
+pub(super) fn pooled_score<'a>(
+    (forest, totals, cells): (&'a Forest, &'a Totals, &'a Cells),
+    sigma: Option<f64>,
+) -> impl Fn(&[i32], usize) -> f64 + 'a {
+    let trees = forest.spec().trees;
+    // A class between others is the difference of two counts in every tree.
+    let sigma = sigma.map(|sigma| sigma * libm::sqrt(2.0 * f64::from(trees)));
+    let rule = PooledRule::new(trees, sigma);
+    let alone = Scores::new(forest, totals, &Cells::new(forest), PRIOR_ROWS << WEIGHT_BITS);
+    move |features, class| {
+        let own = alone.of(forest, features)[Severity::Clean.class()];
+        let pool = forest.pool(totals, cells, features);
+        rule.score(own, pool.classes[class], pool.rows) as f64 / ONE as f64
     }
 }
 

@@ -47,6 +47,7 @@ macro_rules! of_job {
         }
     )*};
 }
+pub(super) use of_job;
 macro_rules! by_bank {
     ($($type:ty),*) => {$(
         impl ByBank for $type {

@@ -27,7 +27,7 @@ use quorate_crypto::secret::Secret;
 use quorate_crypto::threshold::elgamal::choice::{CIPHERTEXT_BYTES, ChoiceKey, Ciphers};
 use serde::{Deserialize, Serialize};
 
-use super::messages::{NO_CELL, OfJob, Opens, QueryFields, ReleaseAsk};
+use super::messages::{NO_CELL, OfJob, Opens, QueryFields, ReleaseAsk, of_job};
 use super::{Figures, Job, Keep, Terms, World, reply_ciphers};
 use crate::postcard_body;
 use crate::refusal::{Code, Refusal};
@@ -70,19 +70,6 @@ pub struct Reached {
 }
 postcard_body!(Reached, "quorate/pv-reached/1");
 
-macro_rules! of_job {
-    ($($type:ty),*) => {$(
-        impl OfJob for $type {
-            fn job(&self) -> Hash {
-                self.job
-            }
-
-            fn version(&self) -> u32 {
-                self.version
-            }
-        }
-    )*};
-}
 of_job!(Frozen, Reached);
 
 /// Network to authority: open the pairs that both banks picked.

@@ -159,7 +159,7 @@ impl Mailboxes {
 
     /// Changes a job's boxes with the store: what `change` does in memory is undone, by reading the
     /// store again, when its writes fail or their outcome is not known.
-    async fn change<T>(
+    async fn change_quietly<T>(
         &self,
         store: &Store,
         job: &Hash,
@@ -171,19 +171,23 @@ impl Mailboxes {
             Some(boxes) => boxes,
             None => read(store, job).await?,
         };
-        let (batch, done) = match change(&mut boxes) {
-            Ok(changed) => changed,
-            Err(refusal) => {
-                // Only after its writes would it have changed anything.
-                *guard = None;
-                return Err(refusal.into());
-            }
-        };
+        let (batch, done) = change(&mut boxes)?;
         if !batch.is_empty() {
             store.commit(batch).await?;
         }
         *guard = Some(boxes);
-        drop(guard);
+        Ok(done)
+    }
+
+    /// As [`Mailboxes::change_quietly`], with a signal of news.
+    async fn change<T>(
+        &self,
+        store: &Store,
+        job: &Hash,
+        change: impl FnOnce(&mut BTreeMap<Name, Box>) -> Result<(Batch, T), Refusal>,
+    ) -> Result<T, Failure> {
+        let of = self.of(job);
+        let done = self.change_quietly(store, job, change).await?;
         of.changed.send_replace(());
         Ok(done)
     }
@@ -207,6 +211,7 @@ impl Mailboxes {
         after: u64,
     ) -> Result<(Letters, watch::Receiver<()>), Failure> {
         let news = self.of(job).changed.subscribe();
+        // Letters that are gone are no news.
         let next: Vec<u64> = self
             .change_quietly(store, job, |boxes| {
                 let batch = erase(job, boxes, (party, after), Batch::new());
@@ -218,7 +223,7 @@ impl Mailboxes {
                     fits
                 });
                 let next = fits.map(|(_, (number, _))| *number).collect();
-                (batch, next)
+                Ok((batch, next))
             })
             .await?;
         let mut letters = Vec::with_capacity(next.len());
@@ -228,27 +233,6 @@ impl Mailboxes {
             }
         }
         Ok((letters, news))
-    }
-
-    /// As [`Mailboxes::change`], without a signal: letters that are gone are no news.
-    async fn change_quietly<T>(
-        &self,
-        store: &Store,
-        job: &Hash,
-        change: impl FnOnce(&mut BTreeMap<Name, Box>) -> (Batch, T),
-    ) -> Result<T, Failure> {
-        let of = self.of(job);
-        let mut guard = of.boxes.lock().await;
-        let mut boxes = match guard.take() {
-            Some(boxes) => boxes,
-            None => read(store, job).await?,
-        };
-        let (batch, done) = change(&mut boxes);
-        if !batch.is_empty() {
-            store.commit(batch).await?;
-        }
-        *guard = Some(boxes);
-        Ok(done)
     }
 
     /// The authority's first letter; with a signal of news.
@@ -263,7 +247,7 @@ impl Mailboxes {
             .change_quietly(store, job, |boxes| {
                 let own = boxes.get(authority);
                 let first = own.and_then(|own| own.letters.first_key_value());
-                (Batch::new(), first.map(|(number, _)| *number))
+                Ok((Batch::new(), first.map(|(number, _)| *number)))
             })
             .await?;
         let Some(number) = first else { return Ok((None, news)) };
