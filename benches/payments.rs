@@ -61,6 +61,12 @@ fn units(sim: &Sim) {
             black_box(black_box(&point).compress());
         });
     });
+    let batch = vec![point; 64];
+    let together = each(ROWS, || {
+        (0..ROWS / batch.len()).for_each(|_| {
+            black_box(RistrettoPoint::double_and_compress_batch(black_box(&batch)));
+        });
+    });
     let decode = each(ROWS, || {
         (0..ROWS).for_each(|_| {
             black_box(black_box(&encoded).decompress());
@@ -77,13 +83,14 @@ fn units(sim: &Sim) {
     print("bare: product of a fixed point", fixed);
     print("bare: encoding / decoding of a point", encode);
     print("", decode);
+    print("bare: encoding of a point, 64 together", together);
     print("bare: addition", add);
     let bit = each(ROWS, || key.unproven(None, &bits, &seed()));
     print("bank: ciphertext of a bit", bit);
     println!(
         "{:<44}{:>10.3}",
-        "  over two products, two encodings",
-        bit / (2.0 * (fixed + encode))
+        "  over two products, two encodings together",
+        bit / (2.0 * (fixed + together))
     );
     let proven = each(ROWS, || key.encrypt_bits(&bindings, &bits, &seed()));
     print("bank: proof of a bit", proven - bit);

@@ -54,7 +54,9 @@
 mod pooled;
 
 use core::fmt;
+use core::iter::repeat_n;
 use core::ops::RangeInclusive;
+use std::sync::LazyLock;
 
 use curve25519_dalek::constants::RISTRETTO_BASEPOINT_POINT as G;
 use curve25519_dalek::ristretto::RistrettoPoint;
@@ -64,7 +66,9 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
 use super::key::{CIPHER_BYTES, Cipher, ElGamalKey, POINT_BYTES, partial_len, solve};
-use super::proof::{Draw, Transcript, point, proper_point, scalar, weighted_sum_vartime, weights};
+use super::proof::{
+    Draw, Transcript, half_generator, point, proper_point, scalar, weighted_sum_vartime, weights,
+};
 use crate::secret::Secret;
 use crate::sum::SchemeError;
 use crate::threshold::KeySecret;
@@ -77,7 +81,7 @@ const BRANCH_BYTES: usize = 48;
 pub const BIT_PROOF_BYTES: usize = 2 * BRANCH_BYTES;
 /// Most rows and most columns of a table to select from.
 pub const MAX_TABLE: usize = 64;
-/// Proofs whose commitments are encoded together.
+/// Choices whose points are encoded together.
 const TOGETHER: usize = 32;
 
 /// What a chosen ciphertext is bound to: a hash over its label, party, row and place, made by the
@@ -252,6 +256,7 @@ impl Ciphers {
 pub struct ChoiceKey(ElGamalKey);
 
 /// What is chosen from and how it is said in the transcript.
+#[derive(Clone, Copy)]
 struct Menu<'a> {
     domain: &'static str,
     rows: usize,
@@ -263,21 +268,39 @@ struct Menu<'a> {
 }
 
 /// The trivial encryptions of 0 and 1.
-fn constants() -> [Cipher; 2] {
-    [[RistrettoPoint::identity(); 2], [RistrettoPoint::identity(), G]]
+static CONSTANTS: LazyLock<[Cipher; 2]> = LazyLock::new(|| trivial(G));
+/// Half of each.
+static HALF_CONSTANTS: LazyLock<[Cipher; 2]> = LazyLock::new(|| trivial(half_generator()));
+
+fn trivial(one: RistrettoPoint) -> [Cipher; 2] {
+    let nothing = RistrettoPoint::identity();
+    [[nothing; 2], [nothing, one]]
 }
 
 fn same_len(expected: usize, got: usize) -> Result<(), ChoiceError> {
     if expected == got { Ok(()) } else { Err(ChoiceError::Length { expected, got }) }
 }
 
+/// A row that was chosen and re-randomised, not encoded yet.
+struct Picked {
+    choice: u8,
+    /// The randomness of each of its ciphertexts.
+    blinds: Zeroizing<Vec<Scalar>>,
+    /// The outcome; of constants half of it, since encoding them together doubles.
+    out: Vec<Cipher>,
+    /// What the proof's branches draw.
+    drawn: Drawn,
+}
+
+/// Challenge and response of every branch.
+type Drawn = Zeroizing<Vec<(u128, Scalar)>>;
+
 /// What one choice leaves until its challenge is known.
 struct Pending {
     statement: Transcript,
-    choice: u32,
+    choice: u8,
     blind: Zeroizing<Scalar>,
-    /// Of every branch.
-    drawn: Zeroizing<Vec<(u128, Scalar)>>,
+    drawn: Drawn,
 }
 
 impl Menu<'_> {
@@ -310,19 +333,20 @@ impl Menu<'_> {
         .collect()
     }
 
-    /// Row `choice`, re-randomised, appended to `ciphers`; returned with its randomness.
-    fn outcome(
-        &self,
-        key: &ElGamalKey,
-        choice: u32,
-        draw: &mut Draw,
-        ciphers: &mut Vec<u8>,
-    ) -> (Vec<Cipher>, Zeroizing<Vec<Scalar>>) {
+    /// Whether the candidates are constants, of which the halves are known.
+    const fn is_constant(&self) -> bool {
+        self.said.is_empty()
+    }
+
+    /// Row `choice`, re-randomised.
+    fn pick(&self, key: &ElGamalKey, choice: u8, draw: &mut Draw) -> Picked {
+        let halved = self.is_constant();
+        let candidates = if halved { HALF_CONSTANTS.as_slice() } else { self.candidates };
         let mut blinds = Zeroizing::new(Vec::with_capacity(self.width));
         let mut out = Vec::with_capacity(self.width);
         for column in 0..self.width {
             let mut chosen = [RistrettoPoint::identity(); 2];
-            for (row, candidates) in (0u32..).zip(self.candidates.chunks_exact(self.width)) {
+            for (row, candidates) in (0u8..).zip(candidates.chunks_exact(self.width)) {
                 let taken = row.ct_eq(&choice);
                 let candidate = candidates.get(column).into_iter().flatten();
                 for (to, from) in chosen.iter_mut().zip(candidate) {
@@ -331,27 +355,34 @@ impl Menu<'_> {
             }
             let blind = draw.scalar();
             blinds.push(blind);
-            let fresh =
-                [chosen[0] + RistrettoPoint::mul_base(&blind), chosen[1] + &blind * key.table()];
-            ciphers.extend(fresh.iter().flat_map(|point| point.compress().to_bytes()));
-            out.push(fresh);
+            let factor = Zeroizing::new(if halved { blind.div_by_2() } else { blind });
+            out.push([
+                chosen[0] + RistrettoPoint::mul_base(&factor),
+                chosen[1] + &*factor * key.table(),
+            ]);
         }
-        (out, blinds)
+        Picked { choice, blinds, out, drawn: Zeroizing::new(Vec::new()) }
     }
 
-    /// Chooses, appends the outcome to `ciphers`, and the commitments to `commitments`.
-    fn choose(
+    /// The bytes of what was picked from menus of this kind.
+    fn encode(&self, picked: &[Picked]) -> Vec<[u8; POINT_BYTES]> {
+        let points = || picked.iter().flat_map(|item| item.out.as_flattened());
+        if self.is_constant() {
+            return encode_doubled(&points().copied().collect::<Vec<_>>()).collect();
+        }
+        points().map(|point| point.compress().to_bytes()).collect()
+    }
+
+    /// The first half of the proof that `picked` is a row of this menu: its commitments are
+    /// appended to `commitments`.
+    fn commit(
         &self,
         key: &ElGamalKey,
-        binding: &Binding,
-        choice: u32,
-        draw: &mut Draw,
-        ciphers: &mut Vec<u8>,
+        statement: Transcript,
+        picked: Picked,
         commitments: &mut Vec<RistrettoPoint>,
     ) -> Pending {
-        let start = ciphers.len();
-        let (out, blinds) = self.outcome(key, choice, draw, ciphers);
-        let statement = self.statement(key, binding, ciphers.get(start..).unwrap_or_default());
+        let Picked { choice, blinds, out, drawn } = picked;
         let mut blind = Zeroizing::new(Scalar::ZERO);
         match blinds.as_slice() {
             [one] => *blind = *one,
@@ -362,8 +393,6 @@ impl Menu<'_> {
                 }
             }
         }
-        let mut drawn = Zeroizing::new(Vec::with_capacity(self.rows));
-        drawn.extend((0..self.rows).map(|_| (draw.word(), draw.scalar())));
         match (self.candidates, drawn.as_slice()) {
             ([first, second], [a, b]) => {
                 commitments.extend(self.commit_pair([first, second], choice, &blind, [a, b], key));
@@ -389,7 +418,7 @@ impl Menu<'_> {
     fn commit_pair(
         &self,
         [first, second]: [&Cipher; 2],
-        choice: u32,
+        choice: u8,
         blind: &Scalar,
         drawn: [&(u128, Scalar); 2],
         key: &ElGamalKey,
@@ -398,7 +427,7 @@ impl Menu<'_> {
         let challenges = drawn.map(|(challenge, _)| Zeroizing::new(Scalar::from(*challenge)));
         let [c0, c1] = &challenges;
         let shift = Zeroizing::new(Scalar::conditional_select(c1, &-**c0, one));
-        let more = if self.said.is_empty() {
+        let more = if self.is_constant() {
             // The constants differ by (O, G).
             [RistrettoPoint::identity(), RistrettoPoint::mul_base(&shift)]
         } else {
@@ -463,28 +492,22 @@ fn encode_doubled(commitments: &[RistrettoPoint]) -> impl Iterator<Item = [u8; 3
         .map(|encoding| encoding.to_bytes())
 }
 
-/// Ends the proofs whose commitments are complete.
-fn finish(pending: &mut Vec<Pending>, commitments: &mut Vec<RistrettoPoint>, proofs: &mut Vec<u8>) {
-    let mut encoded = encode_doubled(commitments);
-    for item in pending.drain(..) {
-        let branches = item.drawn.len();
-        let mut own = challenge(item.statement, &mut encoded, branches.saturating_mul(2));
-        for (drawn, _) in item.drawn.iter() {
-            own = own.wrapping_sub(*drawn);
-        }
-        for (row, (drawn, response)) in (0u32..).zip(item.drawn.iter()) {
-            // The chosen branch takes what the others leave of the challenge; all others keep what
-            // was drawn.
-            let taken = row.ct_eq(&item.choice);
-            let extra = Zeroizing::new(u128::conditional_select(&0, &own, taken));
-            let more =
-                Zeroizing::new(Scalar::from(drawn.wrapping_add(*extra)) - Scalar::from(*drawn));
-            let response = response + *more * *item.blind;
-            proofs.extend(drawn.wrapping_add(*extra).to_le_bytes());
-            proofs.extend(response.to_bytes());
-        }
+/// The proof whose challenge is now known, appended.
+fn finish(item: &Pending, challenge: u128, proofs: &mut Vec<u8>) {
+    let mut own = challenge;
+    for (drawn, _) in item.drawn.iter() {
+        own = own.wrapping_sub(*drawn);
     }
-    commitments.clear();
+    for (row, (drawn, response)) in (0u8..).zip(item.drawn.iter()) {
+        // The chosen branch takes what the others leave of the challenge; all others keep what
+        // was drawn.
+        let taken = row.ct_eq(&item.choice);
+        let extra = Zeroizing::new(u128::conditional_select(&0, &own, taken));
+        let more = Zeroizing::new(Scalar::from(drawn.wrapping_add(*extra)) - Scalar::from(*drawn));
+        let response = response + *more * *item.blind;
+        proofs.extend(drawn.wrapping_add(*extra).to_le_bytes());
+        proofs.extend(response.to_bytes());
+    }
 }
 
 impl ChoiceKey {
@@ -522,9 +545,8 @@ impl ChoiceKey {
         bits: &Zeroizing<Vec<u8>>,
         seed: &Secret<[u8; 32]>,
     ) -> Result<Chosen, ChoiceError> {
-        let constants = constants();
-        let menu = Menu { domain: "bit", rows: 2, width: 1, candidates: &constants, said: &[] };
-        self.bits(bindings, bits, seed, b"bit", |_, choose| choose(&menu))
+        let menus = repeat_n(bit_menu(), bindings.len());
+        self.bits(menus, bindings, bits, seed, b"bit")
     }
 
     /// Checks what [`ChoiceKey::encrypt_bits`] gave and returns the ciphertexts.
@@ -536,9 +558,7 @@ impl ChoiceKey {
         bindings: &[Binding],
         chosen: &Chosen,
     ) -> Result<Ciphers, ChoiceError> {
-        let constants = constants();
-        let menu = Menu { domain: "bit", rows: 2, width: 1, candidates: &constants, said: &[] };
-        self.check(bindings, chosen, |_, check| check(&menu))
+        self.check(repeat_n(bit_menu(), bindings.len()), bindings, chosen)
     }
 
     /// For each input the OR of what it holds with a bit: a fresh encryption of 1 where the bit is
@@ -558,12 +578,8 @@ impl ChoiceKey {
     ) -> Result<Chosen, ChoiceError> {
         let decoded = Ciphers::decode(inputs)?;
         same_len(bindings.len(), decoded.len())?;
-        let menus = or_menus(inputs, &decoded);
-        self.bits(bindings, bits, seed, inputs, |index, choose| {
-            if let Some((candidates, said)) = menus.get(index) {
-                choose(&or_menu(candidates, said));
-            }
-        })
+        let candidates = or_candidates(&decoded);
+        self.bits(or_menus(inputs, &candidates), bindings, bits, seed, inputs)
     }
 
     /// Checks what [`ChoiceKey::or_bits`] gave for `inputs` and returns the ciphertexts.
@@ -578,10 +594,8 @@ impl ChoiceKey {
     ) -> Result<Ciphers, ChoiceError> {
         let decoded = Ciphers::decode(inputs)?;
         same_len(bindings.len(), decoded.len())?;
-        let menus = or_menus(inputs, &decoded);
-        self.check(bindings, chosen, |index, check| {
-            menus.get(index).is_some_and(|(candidates, said)| check(&or_menu(candidates, said)))
-        })
+        let candidates = or_candidates(&decoded);
+        self.check(or_menus(inputs, &candidates), bindings, chosen)
     }
 
     /// Takes row `choice` of a table of `rows` rows, re-randomised, with the proof that it is one
@@ -603,15 +617,12 @@ impl ChoiceKey {
     ) -> Result<Chosen, ChoiceError> {
         let decoded = Ciphers::decode(table)?;
         let menu = table_menu(table, &decoded, rows)?;
-        if !usize::try_from(choice).is_ok_and(|choice| choice < rows) {
-            return Err(ChoiceError::Choice(0));
-        }
+        let row = u8::try_from(choice).ok().filter(|row| usize::from(*row) < rows);
+        let row = row.ok_or(ChoiceError::Choice(0))?;
         let mut draw = self.draw(seed, b"select", &[*binding], table, &choice.to_le_bytes());
-        let (mut ciphers, mut proofs, mut commitments) = (Vec::new(), Vec::new(), Vec::new());
-        let pending =
-            menu.choose(&self.0, binding, choice, &mut draw, &mut ciphers, &mut commitments);
-        finish(&mut vec![pending], &mut commitments, &mut proofs);
-        Ok(Chosen { ciphers, proofs })
+        let mut chosen = Chosen { ciphers: Vec::new(), proofs: Vec::new() };
+        self.make(&[(menu, binding)], &[row], &mut draw, &mut chosen);
+        Ok(chosen)
     }
 
     /// Checks what [`ChoiceKey::select`] gave for a table and returns the row.
@@ -653,70 +664,90 @@ impl ChoiceKey {
         Draw::new(seed, "choice", &parts)
     }
 
-    /// Chooses one of two for every binding.
-    fn bits(
+    /// Chooses from each menu and proves it; ciphertexts and proofs are appended to `chosen`. All
+    /// menus are of one kind.
+    fn make(
         &self,
+        items: &[(Menu<'_>, &Binding)],
+        choices: &[u8],
+        draw: &mut Draw,
+        chosen: &mut Chosen,
+    ) {
+        let Some((first, _)) = items.first() else { return };
+        let mut picked = Vec::with_capacity(items.len());
+        for ((menu, _), choice) in items.iter().zip(choices) {
+            let mut item = menu.pick(&self.0, *choice, draw);
+            item.drawn.reserve_exact(menu.rows);
+            item.drawn.extend((0..menu.rows).map(|_| (draw.word(), draw.scalar())));
+            picked.push(item);
+        }
+        let encoded = first.encode(&picked);
+        let mut commitments = Vec::with_capacity(items.len().saturating_mul(2 * first.rows));
+        let mut pending = Vec::with_capacity(items.len());
+        for (((menu, binding), item), out) in
+            items.iter().zip(picked).zip(encoded.chunks_exact(2 * first.width))
+        {
+            let statement = menu.statement(&self.0, binding, out.as_flattened());
+            pending.push(menu.commit(&self.0, statement, item, &mut commitments));
+        }
+        chosen.ciphers.extend_from_slice(encoded.as_flattened());
+        let mut encoded = encode_doubled(&commitments);
+        for item in pending {
+            let count = item.drawn.len().saturating_mul(2);
+            let challenge = challenge(item.statement.clone(), &mut encoded, count);
+            finish(&item, challenge, &mut chosen.proofs);
+        }
+    }
+
+    /// Chooses one of two for every binding.
+    fn bits<'a>(
+        &self,
+        menus: impl Iterator<Item = Menu<'a>>,
         bindings: &[Binding],
         bits: &Zeroizing<Vec<u8>>,
         seed: &Secret<[u8; 32]>,
         inputs: &[u8],
-        with_menu: impl Fn(usize, &mut dyn FnMut(&Menu<'_>)),
     ) -> Result<Chosen, ChoiceError> {
         same_len(bindings.len(), bits.len())?;
         if let Some(index) = bits.iter().position(|bit| *bit > 1) {
             return Err(ChoiceError::Choice(index));
         }
         let mut draw = self.draw(seed, b"bits", bindings, inputs, bits);
-        let mut ciphers = Vec::with_capacity(bindings.len().saturating_mul(CIPHER_BYTES));
-        let mut proofs = Vec::with_capacity(bindings.len().saturating_mul(BIT_PROOF_BYTES));
-        let (mut pending, mut commitments) = (Vec::new(), Vec::new());
-        for (index, (binding, bit)) in bindings.iter().zip(bits.iter()).enumerate() {
-            with_menu(index, &mut |menu| {
-                pending.push(menu.choose(
-                    &self.0,
-                    binding,
-                    u32::from(*bit),
-                    &mut draw,
-                    &mut ciphers,
-                    &mut commitments,
-                ));
-            });
-            if pending.len() == TOGETHER {
-                finish(&mut pending, &mut commitments, &mut proofs);
-            }
+        let mut chosen = Chosen {
+            ciphers: Vec::with_capacity(bindings.len().saturating_mul(CIPHER_BYTES)),
+            proofs: Vec::with_capacity(bindings.len().saturating_mul(BIT_PROOF_BYTES)),
+        };
+        let items: Vec<_> = menus.zip(bindings).collect();
+        for (items, bits) in items.chunks(TOGETHER).zip(bits.chunks(TOGETHER)) {
+            self.make(items, bits, &mut draw, &mut chosen);
         }
-        finish(&mut pending, &mut commitments, &mut proofs);
-        Ok(Chosen { ciphers, proofs })
+        Ok(chosen)
     }
 
-    fn check(
+    fn check<'a>(
         &self,
+        menus: impl Iterator<Item = Menu<'a>>,
         bindings: &[Binding],
         chosen: &Chosen,
-        with_menu: impl Fn(usize, &mut dyn FnMut(&Menu<'_>) -> bool) -> bool,
     ) -> Result<Ciphers, ChoiceError> {
         same_len(bindings.len().saturating_mul(CIPHER_BYTES), chosen.ciphers.len())?;
         same_len(bindings.len().saturating_mul(BIT_PROOF_BYTES), chosen.proofs.len())?;
         let out = Ciphers::decode(&chosen.ciphers)?;
-        let ciphers = chosen.ciphers.as_chunks::<CIPHER_BYTES>().0;
+        let ciphers = chosen.ciphers.as_chunks::<CIPHER_BYTES>().0.iter().zip(&out.0);
         let proofs = chosen.proofs.as_chunks::<BIT_PROOF_BYTES>().0;
-        let items: Vec<_> = bindings.iter().zip(ciphers.iter().zip(&out.0)).zip(proofs).collect();
-        for (block, items) in items.chunks(TOGETHER).enumerate() {
+        let items: Vec<_> = (0usize..).zip(menus.zip(bindings)).zip(ciphers.zip(proofs)).collect();
+        for items in items.chunks(TOGETHER) {
             let (mut commitments, mut open) = (Vec::new(), Vec::new());
-            for (at, ((binding, (bytes, out)), proof)) in items.iter().enumerate() {
-                let index = block.saturating_mul(TOGETHER).saturating_add(at);
-                let sound = with_menu(index, &mut |menu| {
-                    let place = (bytes.as_slice(), core::slice::from_ref(*out));
-                    let claimed =
-                        menu.reopen(&self.0, binding, place, proof.as_slice(), &mut commitments);
-                    claimed.map(|claimed| open.push((index, claimed))).is_some()
-                });
-                if !sound {
+            for ((index, (menu, binding)), ((bytes, out), proof)) in items {
+                let place = (bytes.as_slice(), core::slice::from_ref(*out));
+                let claimed = menu.reopen(&self.0, binding, place, *proof, &mut commitments);
+                let Some(claimed) = claimed else {
                     // What came before it in this block is checked first.
                     commitments.truncate(open.len().saturating_mul(4));
                     settle(open, &commitments)?;
-                    return Err(ChoiceError::BadProof(index));
-                }
+                    return Err(ChoiceError::BadProof(*index));
+                };
+                open.push((*index, claimed));
             }
             settle(open, &commitments)?;
         }
@@ -801,19 +832,20 @@ impl ChoiceKey {
     ) -> Result<Vec<u8>, ChoiceError> {
         let mut draw = self.draw(seed, b"unproven", &[], inputs.unwrap_or_default(), bits);
         let mut ciphers = Vec::with_capacity(bits.len().saturating_mul(CIPHER_BYTES));
-        if let Some(inputs) = inputs {
-            let decoded = Ciphers::decode(inputs)?;
-            same_len(bits.len(), decoded.len())?;
-            for ((candidates, said), bit) in or_menus(inputs, &decoded).iter().zip(bits) {
-                let menu = or_menu(candidates, said);
-                menu.outcome(&self.0, u32::from(*bit), &mut draw, &mut ciphers);
-            }
-            return Ok(ciphers);
-        }
-        let constants = constants();
-        let menu = Menu { domain: "bit", rows: 2, width: 1, candidates: &constants, said: &[] };
-        for bit in bits {
-            menu.outcome(&self.0, u32::from(*bit), &mut draw, &mut ciphers);
+        let decoded = inputs.map(Ciphers::decode).transpose()?;
+        let candidates = decoded.as_ref().map(or_candidates);
+        let menus: Vec<_> = match (inputs, &candidates) {
+            (Some(inputs), Some(candidates)) => or_menus(inputs, candidates).collect(),
+            _ => vec![bit_menu(); bits.len()],
+        };
+        same_len(bits.len(), menus.len())?;
+        for (menus, bits) in menus.chunks(TOGETHER).zip(bits.chunks(TOGETHER)) {
+            let items = menus.iter().zip(bits);
+            let picked: Vec<_> =
+                items.map(|(menu, bit)| menu.pick(&self.0, *bit, &mut draw)).collect();
+            menus.first().into_iter().for_each(|menu| {
+                ciphers.extend_from_slice(menu.encode(&picked).as_flattened());
+            });
         }
         Ok(ciphers)
     }
@@ -833,15 +865,25 @@ fn settle(
     Ok(())
 }
 
-/// For every input its candidates and its bytes.
-fn or_menus<'a>(inputs: &'a [u8], decoded: &Ciphers) -> Vec<([Cipher; 2], &'a [u8])> {
-    let [_, one] = constants();
-    let bytes = inputs.as_chunks::<CIPHER_BYTES>().0;
-    decoded.0.iter().zip(bytes).map(|(input, said)| ([*input, one], said.as_slice())).collect()
+fn bit_menu() -> Menu<'static> {
+    Menu { domain: "bit", rows: 2, width: 1, candidates: CONSTANTS.as_slice(), said: &[] }
 }
 
-const fn or_menu<'a>(candidates: &'a [Cipher; 2], said: &'a [u8]) -> Menu<'a> {
-    Menu { domain: "or", rows: 2, width: 1, candidates, said }
+/// For every input itself and the trivial encryption of 1.
+fn or_candidates(decoded: &Ciphers) -> Vec<[Cipher; 2]> {
+    let [_, one] = *CONSTANTS;
+    decoded.0.iter().map(|input| [*input, one]).collect()
+}
+
+fn or_menus<'a>(inputs: &'a [u8], candidates: &'a [[Cipher; 2]]) -> impl Iterator<Item = Menu<'a>> {
+    let bytes = inputs.as_chunks::<CIPHER_BYTES>().0;
+    candidates.iter().zip(bytes).map(|(candidates, said)| Menu {
+        domain: "or",
+        rows: 2,
+        width: 1,
+        candidates,
+        said,
+    })
 }
 
 fn table_menu<'a>(
