@@ -51,24 +51,22 @@
 //! one, or, for an OR and a selection, what the candidates hold: each candidate needs its own
 //! proof.
 
+mod ciphers;
+mod menu;
 mod pooled;
 
 use core::fmt;
 use core::iter::repeat_n;
 use core::ops::RangeInclusive;
-use std::sync::LazyLock;
 
-use curve25519_dalek::constants::RISTRETTO_BASEPOINT_POINT as G;
-use curve25519_dalek::ristretto::RistrettoPoint;
-use curve25519_dalek::scalar::Scalar;
-use curve25519_dalek::traits::Identity;
-use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-use super::key::{CIPHER_BYTES, Cipher, ElGamalKey, POINT_BYTES, partial_len, solve};
-use super::proof::{
-    Draw, Transcript, half_generator, point, proper_point, scalar, weighted_sum_vartime, weights,
+pub use self::ciphers::Ciphers;
+use self::menu::{
+    Menu, bit_menu, encode_doubled, make, or_candidates, or_menus, settle, table_menu,
 };
+use super::key::{CIPHER_BYTES, ElGamalKey, partial_len, solve};
+use super::proof::{Draw, Transcript};
 use crate::secret::Secret;
 use crate::sum::SchemeError;
 use crate::threshold::KeySecret;
@@ -124,392 +122,11 @@ impl fmt::Debug for Chosen {
         write!(f, "Chosen({} + {} bytes)", self.ciphers.len(), self.proofs.len())
     }
 }
-
-/// A list of ciphertexts, or of sums of them.
-#[derive(Clone)]
-pub struct Ciphers(Vec<Cipher>);
-
-impl fmt::Debug for Ciphers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ciphers({})", self.0.len())
-    }
-}
-
-impl Ciphers {
-    /// `count` empty sums.
-    #[must_use]
-    pub fn empty(count: usize) -> Self {
-        Self(vec![[RistrettoPoint::identity(); 2]; count])
-    }
-
-    /// Ciphertexts as a party sent them.
-    ///
-    /// # Errors
-    /// [`ChoiceError::Length`], [`ChoiceError::Malformed`]; a first half of nothing, which would
-    /// show its plaintext, is malformed.
-    pub fn decode(bytes: &[u8]) -> Result<Self, ChoiceError> {
-        Self::decode_by(bytes, proper_point)
-    }
-
-    /// Sums as [`Ciphers::to_bytes`] wrote them: a sum of nothing is legal.
-    ///
-    /// # Errors
-    /// As [`Ciphers::decode`].
-    pub fn decode_sums(bytes: &[u8]) -> Result<Self, ChoiceError> {
-        Self::decode_by(bytes, point)
-    }
-
-    fn decode_by(
-        bytes: &[u8],
-        first: impl Fn(&[u8; 32]) -> Option<RistrettoPoint>,
-    ) -> Result<Self, ChoiceError> {
-        let (halves, rest) = bytes.as_chunks::<POINT_BYTES>();
-        let (pairs, odd) = halves.as_chunks::<2>();
-        if !rest.is_empty() || !odd.is_empty() {
-            let expected = bytes.len().next_multiple_of(CIPHER_BYTES);
-            return Err(ChoiceError::Length { expected, got: bytes.len() });
-        }
-        let decode = |(index, [c1, c2]): (usize, &[[u8; 32]; 2])| {
-            let points = first(c1).zip(point(c2));
-            points.map(|(c1, c2)| [c1, c2]).ok_or(ChoiceError::Malformed(index))
-        };
-        pairs.iter().enumerate().map(decode).collect::<Result<_, _>>().map(Self)
-    }
-
-    /// Their canonical encodings.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        self.0.as_flattened().iter().flat_map(|point| point.compress().to_bytes()).collect()
-    }
-
-    /// How many.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Appends others.
-    pub fn append(&mut self, mut others: Self) {
-        self.0.append(&mut others.0);
-    }
-
-    /// Ciphertexts at `start..start + count`; fewer where the list ends.
-    #[must_use]
-    pub fn slice(&self, start: usize, count: usize) -> Self {
-        Self(self.0.iter().skip(start).take(count).copied().collect())
-    }
-
-    /// Adds `others`, one to one.
-    ///
-    /// # Errors
-    /// [`ChoiceError::Length`].
-    pub fn add(&mut self, others: &Self) -> Result<(), ChoiceError> {
-        if self.len() != others.len() {
-            return Err(ChoiceError::Length { expected: self.len(), got: others.len() });
-        }
-        for (sum, point) in self.0.as_flattened_mut().iter_mut().zip(others.0.as_flattened()) {
-            *sum += point;
-        }
-        Ok(())
-    }
-
-    /// Adds rows to the cells of one tree. Row i of `rows` has `width` ciphertexts and goes to cell
-    /// `cells[i]`; cell j's sums are at `base + j * width`.. of this list.
-    ///
-    /// # Errors
-    /// [`ChoiceError::Length`] when a cell lies outside this list or the lists do not fit.
-    pub fn add_rows(
-        &mut self,
-        base: usize,
-        cells: &[Option<u16>],
-        rows: &Self,
-        width: usize,
-    ) -> Result<(), ChoiceError> {
-        let expected = cells.len().saturating_mul(width);
-        if width == 0 || rows.len() != expected {
-            return Err(ChoiceError::Length { expected, got: rows.len() });
-        }
-        for (cell, row) in cells.iter().zip(rows.0.chunks_exact(width)) {
-            let Some(cell) = cell else { continue };
-            let start = usize::from(*cell).saturating_mul(width).saturating_add(base);
-            let length = self.len();
-            let sums =
-                self.0.get_mut(start..start.saturating_add(width)).ok_or(ChoiceError::Length {
-                    expected: start.saturating_add(width),
-                    got: length,
-                })?;
-            for (sum, cipher) in sums.iter_mut().zip(row) {
-                sum.iter_mut().zip(cipher).for_each(|(sum, point)| *sum += point);
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A public key for choices, with its tables.
 pub struct ChoiceKey(ElGamalKey);
-
-/// What is chosen from and how it is said in the transcript.
-#[derive(Clone, Copy)]
-struct Menu<'a> {
-    domain: &'static str,
-    rows: usize,
-    width: usize,
-    /// Row by row.
-    candidates: &'a [Cipher],
-    /// The candidates' bytes; none for constants.
-    said: &'a [u8],
-}
-
-/// The trivial encryptions of 0 and 1.
-static CONSTANTS: LazyLock<[Cipher; 2]> = LazyLock::new(|| trivial(G));
-/// Half of each.
-static HALF_CONSTANTS: LazyLock<[Cipher; 2]> = LazyLock::new(|| trivial(half_generator()));
-
-fn trivial(one: RistrettoPoint) -> [Cipher; 2] {
-    let nothing = RistrettoPoint::identity();
-    [[nothing; 2], [nothing, one]]
-}
-
 fn same_len(expected: usize, got: usize) -> Result<(), ChoiceError> {
     if expected == got { Ok(()) } else { Err(ChoiceError::Length { expected, got }) }
 }
-
-/// A row that was chosen and re-randomised, not encoded yet.
-struct Picked {
-    choice: u8,
-    /// The randomness of each of its ciphertexts.
-    blinds: Zeroizing<Vec<Scalar>>,
-    /// The outcome; of constants half of it, since encoding them together doubles.
-    out: Vec<Cipher>,
-    /// What the proof's branches draw.
-    drawn: Drawn,
-}
-
-/// Challenge and response of every branch.
-type Drawn = Zeroizing<Vec<(u128, Scalar)>>;
-
-/// What one choice leaves until its challenge is known.
-struct Pending {
-    statement: Transcript,
-    choice: u8,
-    blind: Zeroizing<Scalar>,
-    drawn: Drawn,
-}
-
-impl Menu<'_> {
-    fn statement(&self, key: &ElGamalKey, binding: &Binding, out: &[u8]) -> Transcript {
-        Transcript::new(self.domain)
-            .with(key.id())
-            .with(binding)
-            .with(&(self.rows as u64).to_le_bytes())
-            .with(&(self.width as u64).to_le_bytes())
-            .with(self.said)
-            .with(out)
-    }
-
-    /// D_k of every branch, weighted over the row. Variable time: all of it is public.
-    fn differences(&self, statement: &Transcript, out: &[Cipher]) -> Vec<Cipher> {
-        let rows = self.candidates.chunks_exact(self.width.max(1));
-        if let [out] = out {
-            let difference =
-                |row: &[Cipher]| row.first().map_or(*out, |[c1, c2]| [out[0] - c1, out[1] - c2]);
-            return rows.map(difference).collect();
-        }
-        let seed = statement.clone().with(b"weights").digest();
-        rows.map(|row| {
-            let side = |of: fn(&Cipher) -> &RistrettoPoint| {
-                let points: Vec<_> = out.iter().zip(row).map(|(o, c)| of(o) - of(c)).collect();
-                weighted_sum_vartime(&seed, points.iter())
-            };
-            [side(|[c1, _]| c1), side(|[_, c2]| c2)]
-        })
-        .collect()
-    }
-
-    /// Whether the candidates are constants, of which the halves are known.
-    const fn is_constant(&self) -> bool {
-        self.said.is_empty()
-    }
-
-    /// Row `choice`, re-randomised.
-    fn pick(&self, key: &ElGamalKey, choice: u8, draw: &mut Draw) -> Picked {
-        let halved = self.is_constant();
-        let candidates = if halved { HALF_CONSTANTS.as_slice() } else { self.candidates };
-        let mut blinds = Zeroizing::new(Vec::with_capacity(self.width));
-        let mut out = Vec::with_capacity(self.width);
-        for column in 0..self.width {
-            let mut chosen = [RistrettoPoint::identity(); 2];
-            for (row, candidates) in (0u8..).zip(candidates.chunks_exact(self.width)) {
-                let taken = row.ct_eq(&choice);
-                let candidate = candidates.get(column).into_iter().flatten();
-                for (to, from) in chosen.iter_mut().zip(candidate) {
-                    to.conditional_assign(from, taken);
-                }
-            }
-            let blind = draw.scalar();
-            blinds.push(blind);
-            let factor = Zeroizing::new(if halved { blind.div_by_2() } else { blind });
-            out.push([
-                chosen[0] + RistrettoPoint::mul_base(&factor),
-                chosen[1] + &*factor * key.table(),
-            ]);
-        }
-        Picked { choice, blinds, out, drawn: Zeroizing::new(Vec::new()) }
-    }
-
-    /// The bytes of what was picked from menus of this kind.
-    fn encode(&self, picked: &[Picked]) -> Vec<[u8; POINT_BYTES]> {
-        let points = || picked.iter().flat_map(|item| item.out.as_flattened());
-        if self.is_constant() {
-            return encode_doubled(&points().copied().collect::<Vec<_>>()).collect();
-        }
-        points().map(|point| point.compress().to_bytes()).collect()
-    }
-
-    /// The first half of the proof that `picked` is a row of this menu: its commitments are
-    /// appended to `commitments`.
-    fn commit(
-        &self,
-        key: &ElGamalKey,
-        statement: Transcript,
-        picked: Picked,
-        commitments: &mut Vec<RistrettoPoint>,
-    ) -> Pending {
-        let Picked { choice, blinds, out, drawn } = picked;
-        let mut blind = Zeroizing::new(Scalar::ZERO);
-        match blinds.as_slice() {
-            [one] => *blind = *one,
-            many => {
-                let seed = statement.clone().with(b"weights").digest();
-                for (weight, one) in weights(&seed).zip(many) {
-                    *blind += weight * one;
-                }
-            }
-        }
-        match (self.candidates, drawn.as_slice()) {
-            ([first, second], [a, b]) => {
-                commitments.extend(self.commit_pair([first, second], choice, &blind, [a, b], key));
-            }
-            _ => {
-                let differences = self.differences(&statement, &out);
-                for ([d1, d2], (challenge, response)) in differences.iter().zip(drawn.iter()) {
-                    let minus = Zeroizing::new(-Scalar::from(*challenge));
-                    commitments.push(RistrettoPoint::mul_base(response) + *minus * d1);
-                    commitments.push(response * key.table() + *minus * d2);
-                }
-            }
-        }
-        Pending { statement, choice, blind, drawn }
-    }
-
-    /// The commitments of both branches where there are two candidates of one ciphertext, as the
-    /// general way gives them, with fewer products of foreign points.
-    ///
-    /// With k the choice and delta = candidate_1 - candidate_0, D_j = r (G, Y) + (k - j) delta; so
-    /// branch j commits to (z_j - c_j r) (G, Y), and the branch that is not chosen to c_1 delta or
-    /// -c_0 delta more.
-    fn commit_pair(
-        &self,
-        [first, second]: [&Cipher; 2],
-        choice: u8,
-        blind: &Scalar,
-        drawn: [&(u128, Scalar); 2],
-        key: &ElGamalKey,
-    ) -> [RistrettoPoint; 4] {
-        let one = choice.ct_eq(&1);
-        let challenges = drawn.map(|(challenge, _)| Zeroizing::new(Scalar::from(*challenge)));
-        let [c0, c1] = &challenges;
-        let shift = Zeroizing::new(Scalar::conditional_select(c1, &-**c0, one));
-        let more = if self.is_constant() {
-            // The constants differ by (O, G).
-            [RistrettoPoint::identity(), RistrettoPoint::mul_base(&shift)]
-        } else {
-            [*shift * (second[0] - first[0]), *shift * (second[1] - first[1])]
-        };
-        let nothing = RistrettoPoint::identity();
-        let branch = |(_, response): &(u128, Scalar), challenge: &Scalar, other| {
-            let blinded = Zeroizing::new(response - challenge * blind);
-            let extra =
-                more.map(|point| RistrettoPoint::conditional_select(&nothing, &point, other));
-            [RistrettoPoint::mul_base(&blinded) + extra[0], &*blinded * key.table() + extra[1]]
-        };
-        let [[a0, b0], [a1, b1]] = [branch(drawn[0], c0, one), branch(drawn[1], c1, !one)];
-        [a0, b0, a1, b1]
-    }
-
-    /// The commitments of a proof, appended, its statement and the challenge that it claims; `None`
-    /// when it is malformed. Variable time.
-    fn reopen(
-        &self,
-        key: &ElGamalKey,
-        binding: &Binding,
-        (bytes, out): (&[u8], &[Cipher]),
-        proof: &[u8],
-        commitments: &mut Vec<RistrettoPoint>,
-    ) -> Option<(Transcript, u128)> {
-        let statement = self.statement(key, binding, bytes);
-        let (branches, rest) = proof.as_chunks::<BRANCH_BYTES>();
-        if branches.len() != self.rows || !rest.is_empty() {
-            return None;
-        }
-        let mut sum = 0u128;
-        for (branch, [d1, d2]) in branches.iter().zip(self.differences(&statement, out)) {
-            let (challenge, response) = branch.split_first_chunk()?;
-            let challenge = u128::from_le_bytes(*challenge);
-            let response = scalar(response.try_into().ok()?)?;
-            let short = Scalar::from(challenge);
-            let product = |d: RistrettoPoint| {
-                RistrettoPoint::vartime_double_scalar_mul_basepoint(&short, &-d, &Scalar::ZERO)
-            };
-            commitments.push(RistrettoPoint::mul_base(&response) + product(d1));
-            commitments.push(&response * key.table() + product(d2));
-            sum = sum.wrapping_add(challenge);
-        }
-        Some((statement, sum))
-    }
-}
-
-/// The challenge over a statement and its encoded commitments.
-fn challenge(
-    mut statement: Transcript,
-    encoded: &mut impl Iterator<Item = [u8; 32]>,
-    count: usize,
-) -> u128 {
-    encoded.take(count).for_each(|bytes| statement.add(&bytes));
-    statement.short_challenge()
-}
-
-fn encode_doubled(commitments: &[RistrettoPoint]) -> impl Iterator<Item = [u8; 32]> + use<> {
-    RistrettoPoint::double_and_compress_batch(commitments)
-        .into_iter()
-        .map(|encoding| encoding.to_bytes())
-}
-
-/// The proof whose challenge is now known, appended.
-fn finish(item: &Pending, challenge: u128, proofs: &mut Vec<u8>) {
-    let mut own = challenge;
-    for (drawn, _) in item.drawn.iter() {
-        own = own.wrapping_sub(*drawn);
-    }
-    for (row, (drawn, response)) in (0u8..).zip(item.drawn.iter()) {
-        // The chosen branch takes what the others leave of the challenge; all others keep what
-        // was drawn.
-        let taken = row.ct_eq(&item.choice);
-        let extra = Zeroizing::new(u128::conditional_select(&0, &own, taken));
-        let more = Zeroizing::new(Scalar::from(drawn.wrapping_add(*extra)) - Scalar::from(*drawn));
-        let response = response + *more * *item.blind;
-        proofs.extend(drawn.wrapping_add(*extra).to_le_bytes());
-        proofs.extend(response.to_bytes());
-    }
-}
-
 impl ChoiceKey {
     /// Parses a public key of the scheme `elgamal`.
     ///
@@ -621,7 +238,7 @@ impl ChoiceKey {
         let row = row.ok_or(ChoiceError::Choice(0))?;
         let mut draw = self.draw(seed, b"select", &[*binding], table, &choice.to_le_bytes());
         let mut chosen = Chosen { ciphers: Vec::new(), proofs: Vec::new() };
-        self.make(&[(menu, binding)], &[row], &mut draw, &mut chosen);
+        make(&self.0, &[(menu, binding)], &[row], &mut draw, &mut chosen);
         Ok(chosen)
     }
 
@@ -642,13 +259,10 @@ impl ChoiceKey {
         let out = Ciphers::decode(&chosen.ciphers)?;
         let mut commitments = Vec::new();
         let place = (chosen.ciphers.as_slice(), out.0.as_slice());
-        let (statement, sum) = menu
+        let claimed = menu
             .reopen(&self.0, binding, place, &chosen.proofs, &mut commitments)
             .ok_or(ChoiceError::BadProof(0))?;
-        let count = commitments.len();
-        if challenge(statement, &mut encode_doubled(&commitments), count) != sum {
-            return Err(ChoiceError::BadProof(0));
-        }
+        settle(vec![(0, claimed)], &commitments, rows.saturating_mul(2))?;
         Ok(out)
     }
 
@@ -662,41 +276,6 @@ impl ChoiceKey {
     ) -> Draw {
         let parts = [domain, self.0.id(), bindings.as_flattened(), inputs, secret];
         Draw::new(seed, "choice", &parts)
-    }
-
-    /// Chooses from each menu and proves it; ciphertexts and proofs are appended to `chosen`. All
-    /// menus are of one kind.
-    fn make(
-        &self,
-        items: &[(Menu<'_>, &Binding)],
-        choices: &[u8],
-        draw: &mut Draw,
-        chosen: &mut Chosen,
-    ) {
-        let Some((first, _)) = items.first() else { return };
-        let mut picked = Vec::with_capacity(items.len());
-        for ((menu, _), choice) in items.iter().zip(choices) {
-            let mut item = menu.pick(&self.0, *choice, draw);
-            item.drawn.reserve_exact(menu.rows);
-            item.drawn.extend((0..menu.rows).map(|_| (draw.word(), draw.scalar())));
-            picked.push(item);
-        }
-        let encoded = first.encode(&picked);
-        let mut commitments = Vec::with_capacity(items.len().saturating_mul(2 * first.rows));
-        let mut pending = Vec::with_capacity(items.len());
-        for (((menu, binding), item), out) in
-            items.iter().zip(picked).zip(encoded.chunks_exact(2 * first.width))
-        {
-            let statement = menu.statement(&self.0, binding, out.as_flattened());
-            pending.push(menu.commit(&self.0, statement, item, &mut commitments));
-        }
-        chosen.ciphers.extend_from_slice(encoded.as_flattened());
-        let mut encoded = encode_doubled(&commitments);
-        for item in pending {
-            let count = item.drawn.len().saturating_mul(2);
-            let challenge = challenge(item.statement.clone(), &mut encoded, count);
-            finish(&item, challenge, &mut chosen.proofs);
-        }
     }
 
     /// Chooses one of two for every binding.
@@ -719,7 +298,7 @@ impl ChoiceKey {
         };
         let items: Vec<_> = menus.zip(bindings).collect();
         for (items, bits) in items.chunks(TOGETHER).zip(bits.chunks(TOGETHER)) {
-            self.make(items, bits, &mut draw, &mut chosen);
+            make(&self.0, items, bits, &mut draw, &mut chosen);
         }
         Ok(chosen)
     }
@@ -744,12 +323,12 @@ impl ChoiceKey {
                 let Some(claimed) = claimed else {
                     // What came before it in this block is checked first.
                     commitments.truncate(open.len().saturating_mul(4));
-                    settle(open, &commitments)?;
+                    settle(open, &commitments, 4)?;
                     return Err(ChoiceError::BadProof(*index));
                 };
                 open.push((*index, claimed));
             }
-            settle(open, &commitments)?;
+            settle(open, &commitments, 4)?;
         }
         Ok(out)
     }
@@ -849,53 +428,4 @@ impl ChoiceKey {
         }
         Ok(ciphers)
     }
-}
-
-/// Checks the challenges of proofs in order.
-fn settle(
-    open: Vec<(usize, (Transcript, u128))>,
-    commitments: &[RistrettoPoint],
-) -> Result<(), ChoiceError> {
-    let mut encoded = encode_doubled(commitments);
-    for (index, (statement, sum)) in open {
-        if challenge(statement, &mut encoded, 4) != sum {
-            return Err(ChoiceError::BadProof(index));
-        }
-    }
-    Ok(())
-}
-
-fn bit_menu() -> Menu<'static> {
-    Menu { domain: "bit", rows: 2, width: 1, candidates: CONSTANTS.as_slice(), said: &[] }
-}
-
-/// For every input itself and the trivial encryption of 1.
-fn or_candidates(decoded: &Ciphers) -> Vec<[Cipher; 2]> {
-    let [_, one] = *CONSTANTS;
-    decoded.0.iter().map(|input| [*input, one]).collect()
-}
-
-fn or_menus<'a>(inputs: &'a [u8], candidates: &'a [[Cipher; 2]]) -> impl Iterator<Item = Menu<'a>> {
-    let bytes = inputs.as_chunks::<CIPHER_BYTES>().0;
-    candidates.iter().zip(bytes).map(|(candidates, said)| Menu {
-        domain: "or",
-        rows: 2,
-        width: 1,
-        candidates,
-        said,
-    })
-}
-
-fn table_menu<'a>(
-    said: &'a [u8],
-    decoded: &'a Ciphers,
-    rows: usize,
-) -> Result<Menu<'a>, ChoiceError> {
-    let width = decoded.len().checked_div(rows).unwrap_or(0);
-    let legal = (2..=MAX_TABLE).contains(&rows) && (1..=MAX_TABLE).contains(&width);
-    same_len(rows.saturating_mul(width), decoded.len())?;
-    if !legal {
-        return Err(ChoiceError::Length { expected: 2, got: rows });
-    }
-    Ok(Menu { domain: "select", rows, width, candidates: &decoded.0, said })
 }
