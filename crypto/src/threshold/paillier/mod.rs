@@ -31,6 +31,7 @@ mod dealer;
 mod key;
 mod number;
 mod pack;
+mod pair;
 mod primes;
 mod proof;
 mod public;

@@ -187,16 +187,24 @@ fn tables_and_products_of_powers_agree_with_the_library() {
     let (fixture, _) = one_key();
     let key = PublicKey::parse(SMALL.size, &fixture.public).unwrap();
     let modulus = &key.n_squared;
-    let table = table::FixedBase::new(SMALL.size, &key.h_s, modulus, 130);
+    let table = table::FixedBase::new(&key.pairs, &key.h_s, 130);
     let exponents: [[u64; 3]; 5] =
         [[0; 3], [1, 0, 0], [63, 0, 0], [u64::MAX, u64::MAX, 3], [0x0123_4567_89ab_cdef, 77, 2]];
-    let limbs: Vec<&[u64]> = exponents.iter().map(<[u64; 3]>::as_slice).collect();
-    for (limbs, power) in limbs.iter().zip(table.powers(&limbs, 130)) {
-        let exponent = Integer::from_digits(limbs, rug::integer::Order::Lsf);
-        assert_eq!(power, naive_power(&key.h_s, &exponent, modulus), "{exponent}");
+    let last = Integer::from(&key.n - 1);
+    for m in [Integer::new(), Integer::from(1), last] {
+        let inputs: Vec<(&Integer, &[u64])> =
+            exponents.iter().map(|limbs| (&m, limbs.as_slice())).collect();
+        for (limbs, got) in exponents.iter().zip(table.encryptions(&inputs, 130)) {
+            let exponent = Integer::from_digits(limbs, rug::integer::Order::Lsf);
+            let power = naive_power(&key.h_s, &exponent, modulus);
+            assert_eq!(got, (Integer::from(&m * &key.n) + 1) * power % modulus, "{exponent}");
+            let exponent = number::SecretInteger(exponent);
+            let got = table::power(&key.pairs, &key.h_s, &exponent, 130);
+            assert_eq!(got, naive_power(&key.h_s, &exponent.0, modulus), "{}", exponent.0);
+        }
     }
     // Fewer digits than the table has.
-    let short = table.powers(&[&[12_345]], 20);
+    let short = table.encryptions(&[(&Integer::new(), &[12_345])], 20);
     assert_eq!(short, [naive_power(&key.h_s, &Integer::from(12_345), modulus)]);
 
     let rng = &mut stream(5);
