@@ -57,7 +57,7 @@ fn select(rows: &[Line], digit: usize, masks: &mut [u64; ROWS], out: &mut Pair) 
     }
 }
 
-/// Row d of digit k holds base^(d 64^k): 15 MB at 3072 bits.
+/// Row d of digit k holds base^(d 64^k): 16 MB at 3072 bits.
 pub(super) struct FixedBase {
     pairs: Pairs,
     rows: Vec<Line>,
