@@ -158,7 +158,7 @@ impl ThresholdKey for PaillierKey {
         let public = Integer::from(&key.delta * 2);
         for (out, c) in raised.chunks_exact_mut(key.size.square_bytes()).zip(&sum.ciphers) {
             let base = key.raise(c, &public);
-            let raised = power(&key.pairs, &base, &share.value, key.size.share_bits());
+            let raised = power(&key.pairs, &base, &share.value.0, key.size.share_bits());
             write_le(&without_sign(raised, &key.n_squared), out);
         }
         let sum_bytes = sum.to_bytes();

@@ -9,9 +9,10 @@ use zeroize::Zeroizing;
 ///
 /// # Security
 /// Its limbs are overwritten on drop. The library frees without wiping what it moved on growth and
-/// its own temporaries, so this is the best effort that safe code can make. Division and
-/// multiplication of secrets are not promised to be constant time; exponentiations with secret
-/// exponents are.
+/// its own temporaries, so this is the best effort that safe code can make. The library's division
+/// and multiplication are not promised to be constant time; powers with secret exponents and
+/// encryptions of secrets, which are not the library's, are ([`super::pair`]). The dealer's powers
+/// are the library's silent ones.
 pub(super) struct SecretInteger(pub(super) Integer);
 
 impl SecretInteger {

@@ -197,7 +197,7 @@ impl PartialStatement<'_> {
         let base = self.base(&exponents(batch, self.sum.len()));
         let bits = self.key.size.share_mask_bits();
         let mut z = SecretInteger::random_with_top_bit(rng, bits);
-        let commitments = [&base, &self.key.v].map(|base| power(&self.key.pairs, base, &z, bits));
+        let commitments = [&base, &self.key.v].map(|base| power(&self.key.pairs, base, &z.0, bits));
         let challenge = self.challenge(&batch, commitments);
         let mut secret = SecretInteger(Integer::from(&share.value.0 * &self.key.delta));
         secret.0 *= short(&challenge);
@@ -216,7 +216,8 @@ impl PartialStatement<'_> {
             proof.split_first_chunk::<CHALLENGE_BYTES>().ok_or(SchemeError::BadProof)?;
         let z = from_le(z);
         let verifier = self.key.verifier(self.number).ok_or(SchemeError::BadProof)?;
-        if z.significant_bits() > self.key.size.share_mask_bits() + 1 {
+        let bits = self.key.size.share_mask_bits() + 1;
+        if z.significant_bits() > bits {
             return Err(SchemeError::BadProof);
         }
         let batch = self.hash();
@@ -226,7 +227,8 @@ impl PartialStatement<'_> {
         let commitment = |base: &Integer, raised: &Integer| {
             let inverse = self.key.raise(raised, &e).invert(n_squared);
             let inverse = inverse.map_err(|_| SchemeError::BadProof)?;
-            Ok::<Integer, SchemeError>(self.key.raise(base, &z) * inverse % n_squared)
+            let answered = power(&self.key.pairs, base, &z, bits);
+            Ok::<Integer, SchemeError>(answered * inverse % n_squared)
         };
         let commitments =
             [commitment(&self.base(&rho), &result)?, commitment(&self.key.v, verifier)?];

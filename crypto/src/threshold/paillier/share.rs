@@ -50,7 +50,7 @@ impl Share {
             return Err(refuse);
         }
         let raised =
-            power(&key.pairs, &key.raise(&key.v, &key.delta), &value, key.size.share_bits());
+            power(&key.pairs, &key.raise(&key.v, &key.delta), &value.0, key.size.share_bits());
         if raised != *verifier {
             return Err(refuse);
         }

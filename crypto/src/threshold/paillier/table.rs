@@ -5,7 +5,7 @@ use rug::integer::Order;
 use subtle::{Choice, ConditionallySelectable};
 use zeroize::Zeroizing;
 
-use super::number::{SecretInteger, window};
+use super::number::window;
 use super::pair::{Block, Pair, Pairs};
 
 /// Bits of one digit of an exponent.
@@ -98,13 +98,13 @@ impl FixedBase {
     }
 }
 
-/// `base`, which is public, to the power of a secret exponent of at most `bits` bits, modulo n^2.
+/// `base`, which is public, to the power of an exponent of at most `bits` bits, modulo n^2.
 ///
 /// # Security
 /// Constant time in the exponent; the result is to become public.
-pub(super) fn power(pairs: &Pairs, base: &Integer, exponent: &SecretInteger, bits: u32) -> Integer {
+pub(super) fn power(pairs: &Pairs, base: &Integer, exponent: &Integer, bits: u32) -> Integer {
     let mut limbs = Zeroizing::new(vec![0u64; bits.div_ceil(64) as usize]);
-    exponent.0.write_digits(&mut limbs, Order::Lsf);
+    exponent.write_digits(&mut limbs, Order::Lsf);
     let mut rows = vec![Line::default(); ROWS * pairs.len()];
     fill(pairs, &mut rows, &pairs.pair(base));
     let mut scratch = pairs.scratch();
