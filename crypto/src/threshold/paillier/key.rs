@@ -246,7 +246,7 @@ impl ThresholdKey for PaillierKey {
                 side.1.push(exponent.clone());
             }
             let power = |(bases, exponents): (Vec<Integer>, Vec<Integer>)| {
-                product_of_powers_vartime(&bases, &exponents, &key.n_squared)
+                product_of_powers_vartime(&key.pairs, &bases, &exponents)
             };
             let inverse = power(below).invert(&key.n_squared);
             let mut opened = power(above);

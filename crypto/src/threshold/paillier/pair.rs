@@ -60,6 +60,8 @@ pub(super) struct Pairs {
     /// -1 / n modulo 2^60.
     inverse: u64,
     integer: Integer,
+    /// R^2, not times R: times this is times R.
+    shift: Pair,
     one: Pair,
 }
 
@@ -87,8 +89,11 @@ impl Pairs {
         let inverse =
             (0..5).fold(low, |x, _| x.wrapping_mul(2u64.wrapping_sub(low.wrapping_mul(x))));
         let inverse = inverse.wrapping_neg() & MASK;
-        let mut pairs = Self { n: reversed, inverse, integer: n.clone(), one: Pair::default() };
-        pairs.one = pairs.pair(&Integer::from(1));
+        let [shift, one] = [Pair::default(), Pair::default()];
+        let mut pairs = Self { n: reversed, inverse, integer: n.clone(), shift, one };
+        let r = Integer::from(1) << (BITS * LIMBS * pairs.len());
+        pairs.one = pairs.halves(&r);
+        pairs.shift = pairs.halves(&r.square());
         pairs
     }
 
@@ -109,10 +114,16 @@ impl Pairs {
     }
 
     /// A public number.
-    pub(super) fn pair(&self, x: &Integer) -> Pair {
-        let square = Integer::from(self.integer.square_ref());
-        let shifted = Integer::from(x << (BITS * LIMBS * self.len())) % square;
-        let (b, a) = shifted.div_rem(self.integer.clone());
+    pub(super) fn pair(&self, x: &Integer, scratch: &mut Scratch) -> Pair {
+        let mut pair = self.halves(x);
+        self.multiply(&mut pair, &self.shift, scratch);
+        pair
+    }
+
+    /// A public number, not times R.
+    fn halves(&self, x: &Integer) -> Pair {
+        let (b, a) = x.clone().div_rem(self.integer.clone());
+        let b = b % &self.integer;
         let mut pair = Pair::new(vec![ZERO; 2 * self.len()]);
         let (low, high) = pair.split_at_mut(self.len());
         split(&a.to_digits(Order::Lsf), low);
@@ -437,7 +448,7 @@ mod tests {
             }
         };
         let numbers = values(n, rng, drawn);
-        let as_pairs: Vec<Pair> = numbers.iter().map(|x| pairs.pair(x)).collect();
+        let as_pairs: Vec<Pair> = numbers.iter().map(|x| pairs.pair(x, scratch)).collect();
         for (x, pair) in numbers.iter().zip(&as_pairs) {
             for m in [Integer::new(), Integer::from(1), Integer::from(n - 1)] {
                 let shifted = Integer::from(&m * n) + 1;

@@ -141,7 +141,7 @@ impl ReplyStatement<'_> {
             return Err(SchemeError::BadProof);
         }
         let rho = exponents(*challenge, ciphers.len());
-        let product = product_of_powers_vartime(ciphers, &rho, &self.key.n_squared);
+        let product = product_of_powers_vartime(&self.key.pairs, ciphers, &rho);
         let inverse = product.invert(&self.key.n_squared).map_err(|_| SchemeError::BadProof)?;
         let digits: Vec<u64> = z_a.to_digits(rug::integer::Order::Lsf);
         let mut commitment = self.encrypted(&z_m, &digits, size.answer_bits())?;
@@ -182,7 +182,7 @@ impl PartialStatement<'_> {
 
     /// C^4.
     fn base(&self, rho: &[Integer]) -> Integer {
-        let product = product_of_powers_vartime(self.sum, rho, &self.key.n_squared);
+        let product = product_of_powers_vartime(&self.key.pairs, self.sum, rho);
         self.key.raise(&product, &Integer::from(4))
     }
 
@@ -222,7 +222,8 @@ impl PartialStatement<'_> {
         }
         let batch = self.hash();
         let rho = exponents(batch, self.sum.len());
-        let result = product_of_powers_vartime(raised, &rho, n_squared).square() % n_squared;
+        let result = product_of_powers_vartime(&self.key.pairs, raised, &rho);
+        let result = result.square() % n_squared;
         let e = Integer::from(short(challenge));
         let commitment = |base: &Integer, raised: &Integer| {
             let inverse = self.key.raise(raised, &e).invert(n_squared);

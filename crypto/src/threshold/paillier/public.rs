@@ -3,7 +3,7 @@
 use rug::Integer;
 
 use super::super::{AUTHORITY, MAX_HOLDERS};
-use super::number::{from_le, product_of_powers_vartime, write_le};
+use super::number::{from_le, write_le};
 use super::pair::Pairs;
 use super::size::Size;
 use crate::merkle::hash_parts;
@@ -114,10 +114,10 @@ impl PublicKey {
 
     /// `x` to the power of an exponent that is public and not negative.
     pub(super) fn raise(&self, x: &Integer, exponent: &Integer) -> Integer {
-        product_of_powers_vartime(
-            core::slice::from_ref(x),
-            core::slice::from_ref(exponent),
-            &self.n_squared,
+        Integer::from(
+            x.pow_mod_ref(exponent, &self.n_squared).unwrap_or_else(|| {
+                unreachable!("an exponent that is not negative always has a power")
+            }),
         )
     }
 

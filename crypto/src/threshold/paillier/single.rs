@@ -170,7 +170,7 @@ impl PublicKey {
                 .filter(|(_, weight)| weight.signum() == sign)
                 .map(|(cipher, weight)| (cipher.0.clone(), Integer::from(weight.unsigned_abs())))
                 .unzip();
-            product_of_powers_vartime(&bases, &exponents, &self.n_squared)
+            product_of_powers_vartime(self.table.pairs(), &bases, &exponents)
         };
         let mut sum = power(1);
         let below = power(-1).invert(&self.n_squared);

@@ -68,11 +68,17 @@ impl FixedBase {
     pub(super) fn new(pairs: &Pairs, base: &Integer, bits: u32) -> Self {
         let digits = (bits as usize).div_ceil(WINDOW);
         let mut rows = vec![Line::default(); digits * ROWS * pairs.len()];
-        let mut unit = pairs.pair(base);
+        let mut unit = pairs.pair(base, &mut pairs.scratch());
         for rows in rows.chunks_exact_mut(ROWS * pairs.len()) {
             unit = fill(pairs, rows, &unit);
         }
         Self { pairs: pairs.clone(), rows }
+    }
+
+    /// The arithmetic that it belongs to.
+    #[cfg(any(test, feature = "testkit"))]
+    pub(super) const fn pairs(&self) -> &Pairs {
+        &self.pairs
     }
 
     /// (1 + m n) base^a modulo n^2 for each m below n and a of at most `bits` bits, given by its
@@ -106,8 +112,8 @@ pub(super) fn power(pairs: &Pairs, base: &Integer, exponent: &Integer, bits: u32
     let mut limbs = Zeroizing::new(vec![0u64; bits.div_ceil(64) as usize]);
     exponent.write_digits(&mut limbs, Order::Lsf);
     let mut rows = vec![Line::default(); ROWS * pairs.len()];
-    fill(pairs, &mut rows, &pairs.pair(base));
     let mut scratch = pairs.scratch();
+    fill(pairs, &mut rows, &pairs.pair(base, &mut scratch));
     let mut masks = Zeroizing::new([0; ROWS]);
     let mut factor = pairs.one().clone();
     let mut power = pairs.one().clone();
