@@ -13,11 +13,11 @@ use super::number::{
     write_le,
 };
 use super::pack::{pack, unpack};
-use super::proof::{PartialStatement, ReplyStatement, encrypted, shape_bytes};
+use super::proof::{PartialStatement, ReplyStatement, shape_bytes};
 use super::public::PublicKey;
 use super::share::Share;
 use super::size::{Layout, NUMBER_BYTES};
-use super::table::FixedBase;
+use super::table::{FixedBase, power};
 use crate::merkle::hash_parts;
 use crate::secret::Secret;
 use crate::sum::{SchemeError, SumShape};
@@ -42,9 +42,7 @@ impl PaillierKey {
 
     fn table(&self) -> &FixedBase {
         let key = &self.public;
-        self.table.get_or_init(|| {
-            FixedBase::new(key.size, &key.h_s, &key.n_squared, key.size.answer_bits())
-        })
+        self.table.get_or_init(|| FixedBase::new(&key.pairs, &key.h_s, key.size.answer_bits()))
     }
 
     fn layout(&self, shape: &SumShape) -> Result<Layout, SchemeError> {
@@ -92,12 +90,14 @@ impl ThresholdKey for PaillierKey {
         let exponents: Vec<Zeroizing<Vec<u64>>> =
             plaintexts.iter().map(|_| random_limbs_with_top_bit(&mut rng, bits)).collect();
         let limbs: Vec<&[u64]> = exponents.iter().map(|limbs| limbs.as_slice()).collect();
-        let powers = self.table().powers(&limbs, bits);
+        let inputs: Vec<(&Integer, &[u64])> =
+            plaintexts.iter().zip(&limbs).map(|(m, limbs)| (&m.0, *limbs)).collect();
+        let encrypted = self.table().encryptions(&inputs, bits);
         let (ciphers, proof) =
             out.split_at_mut_checked(layout.cipher_bytes(key.size)).ok_or(SchemeError::BadProof)?;
         let encoded = ciphers.chunks_exact_mut(key.size.square_bytes());
-        for ((out, m), power) in encoded.zip(&plaintexts).zip(powers) {
-            write_le(&encrypted(key, &m.0, &SecretInteger(power).0), out);
+        for (out, c) in encoded.zip(encrypted) {
+            write_le(&without_sign(c, &key.n_squared), out);
         }
         let randomness: Vec<SecretInteger> =
             limbs.iter().map(|limbs| SecretInteger::from_limbs(limbs)).collect();
@@ -154,11 +154,12 @@ impl ThresholdKey for PaillierKey {
             .ok_or(SchemeError::BadProof)?;
         *number = share.number.to_le_bytes();
 
-        // 2 Delta is public; only the share needs the silent exponentiation.
+        // 2 Delta is public; only the share needs the exponentiation in constant time.
         let public = Integer::from(&key.delta * 2);
         for (out, c) in raised.chunks_exact_mut(key.size.square_bytes()).zip(&sum.ciphers) {
-            let power = key.raise(c, &public).secure_pow_mod(&share.value.0, &key.n_squared);
-            write_le(&without_sign(power, &key.n_squared), out);
+            let base = key.raise(c, &public);
+            let raised = power(&key.pairs, &base, &share.value.0, key.size.share_bits());
+            write_le(&without_sign(raised, &key.n_squared), out);
         }
         let sum_bytes = sum.to_bytes();
         let parts: [&[u8]; 4] = [seed.expose(), &key.hash, context, raised];
@@ -245,7 +246,7 @@ impl ThresholdKey for PaillierKey {
                 side.1.push(exponent.clone());
             }
             let power = |(bases, exponents): (Vec<Integer>, Vec<Integer>)| {
-                product_of_powers_vartime(&bases, &exponents, &key.n_squared)
+                product_of_powers_vartime(&key.pairs, &bases, &exponents)
             };
             let inverse = power(below).invert(&key.n_squared);
             let mut opened = power(above);

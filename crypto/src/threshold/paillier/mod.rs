@@ -21,16 +21,18 @@
 //! Fewer than T holders together with the authority, or all holders without it, learn nothing.
 //! Not secure against quantum computers.
 //!
-//! Every exponentiation with a secret exponent that is used again is the library's silent one or
-//! reads a whole table; operands have one size each, their top bits set. Products and remainders of
-//! secrets, and the dealer's search for primes, are not promised to be constant time. Secret integers
-//! are overwritten when dropped; what the library itself moves or frees meanwhile is not.
+//! Encryptions and powers with a secret exponent are constant time (`pair.rs`, `table.rs`): lengths are
+//! public, tables are read whole. The dealer's powers are the library's silent ones. Sums, products
+//! and remainders of secrets in proofs, the choice of sign, and the dealer's search for primes and
+//! arithmetic are not promised to be constant time. Secret integers and what powers are made in are
+//! overwritten when dropped; what the library itself moves or frees meanwhile is not.
 
 mod baseline;
 mod dealer;
 mod key;
 mod number;
 mod pack;
+mod pair;
 mod primes;
 mod proof;
 mod public;

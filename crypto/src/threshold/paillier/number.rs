@@ -5,13 +5,16 @@ use rug::Integer;
 use rug::integer::Order;
 use zeroize::Zeroizing;
 
+use super::pair::{Pair, Pairs, Scratch};
+
 /// A secret integer.
 ///
 /// # Security
 /// Its limbs are overwritten on drop. The library frees without wiping what it moved on growth and
-/// its own temporaries, so this is the best effort that safe code can make. Division and
-/// multiplication of secrets are not promised to be constant time; exponentiations with secret
-/// exponents are.
+/// its own temporaries, so this is the best effort that safe code can make. The library's division
+/// and multiplication are not promised to be constant time; powers with secret exponents and
+/// encryptions of secrets, which are not the library's, are ([`super::pair`]). The dealer's powers
+/// are the library's silent ones.
 pub(super) struct SecretInteger(pub(super) Integer);
 
 impl SecretInteger {
@@ -98,57 +101,56 @@ pub(super) fn window(limbs: &[u64], at: usize, bits: usize) -> usize {
     usize::try_from(low).unwrap_or(0)
 }
 
-/// The product of `bases[k] ^ exponents[k]` modulo `modulus`, exponents not negative.
+/// The product of `bases[k] ^ exponents[k]` modulo n^2, exponents not negative.
 ///
 /// # Security
 /// Variable time: all arguments are public.
 pub(super) fn product_of_powers_vartime(
+    pairs: &Pairs,
     bases: &[Integer],
     exponents: &[Integer],
-    modulus: &Integer,
 ) -> Integer {
-    if let ([base], [exponent]) = (bases, exponents) {
-        return Integer::from(base.pow_mod_ref(exponent, modulus).unwrap_or_else(|| {
-            unreachable!("an exponent that is not negative always has a power")
-        }));
-    }
+    let scratch = &mut pairs.scratch();
+    let bases: Vec<Pair> = bases.iter().map(|base| pairs.pair(base, scratch)).collect();
     let digits: Vec<Vec<u64>> =
         exponents.iter().map(|exponent| exponent.to_digits(Order::Lsf)).collect();
     let bits = exponents.iter().map(Integer::significant_bits).max().unwrap_or(0) as usize;
     // Buckets (Pippenger): of the sensible widths, the one with the fewest products.
     let cost = |width: usize| bits.div_ceil(width) * (bases.len() + (2 << width));
     let width = (1..=12).min_by_key(|&width| cost(width)).unwrap_or(1);
-    let mut product = Integer::from(1);
+    let mut product: Option<Pair> = None;
     for step in (0..bits.div_ceil(width)).rev() {
-        for _ in 0..width {
-            product.square_mut();
-            product %= modulus;
+        if let Some(product) = &mut product {
+            (0..width).for_each(|_| pairs.square(product, scratch));
         }
-        let mut buckets: Vec<Option<Integer>> = vec![None; (1 << width) - 1];
+        let mut buckets: Vec<Option<Pair>> = vec![None; (1 << width) - 1];
         for (base, digits) in bases.iter().zip(&digits) {
             let digit = window(digits, step * width, width);
-            let Some(bucket) = digit.checked_sub(1).and_then(|at| buckets.get_mut(at)) else {
-                continue;
-            };
-            match bucket {
-                Some(bucket) => times(bucket, base, modulus),
-                None => *bucket = Some(base.clone()),
+            if let Some(bucket) = digit.checked_sub(1).and_then(|at| buckets.get_mut(at)) {
+                multiply(pairs, bucket, base, scratch);
             }
         }
         // The sum of k times bucket k, as running products from the top.
-        let mut running: Option<Integer> = None;
+        let mut running: Option<Pair> = None;
         for bucket in buckets.into_iter().rev() {
-            match (&mut running, bucket) {
-                (Some(running), Some(bucket)) => times(running, &bucket, modulus),
-                (None, bucket) => running = bucket,
-                (Some(_), None) => {}
+            if let Some(bucket) = bucket {
+                multiply(pairs, &mut running, &bucket, scratch);
             }
             if let Some(running) = &running {
-                times(&mut product, running, modulus);
+                multiply(pairs, &mut product, running, scratch);
             }
         }
     }
-    product
+    let mut product = product.unwrap_or_else(|| pairs.one().clone());
+    pairs.integer(&mut product, &Integer::ZERO, scratch)
+}
+
+/// `x` times `y`, `x` being 1 if there is none.
+fn multiply(pairs: &Pairs, x: &mut Option<Pair>, y: &Pair, scratch: &mut Scratch) {
+    match x {
+        Some(x) => pairs.multiply(x, y, scratch),
+        None => *x = Some(y.clone()),
+    }
 }
 
 /// `x` times `y` modulo `modulus`.

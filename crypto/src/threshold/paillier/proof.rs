@@ -41,12 +41,13 @@ use rug::Integer;
 
 use super::super::ReplyBinding;
 use super::number::{
-    SecretInteger, from_le, product_of_powers_vartime, random_limbs, to_le, without_sign, write_le,
+    SecretInteger, from_le, product_of_powers_vartime, random_limbs, times, to_le, without_sign,
+    write_le,
 };
 use super::public::PublicKey;
 use super::share::Share;
 use super::size::CHALLENGE_BYTES;
-use super::table::FixedBase;
+use super::table::{FixedBase, power};
 use crate::merkle::hash_parts;
 use crate::sum::{SchemeError, SumShape};
 
@@ -74,14 +75,6 @@ fn exponents(hash: [u8; 32], count: usize) -> Vec<Integer> {
     (0..count).map(|_| Integer::from(next())).collect()
 }
 
-/// (1 + m n) h_s^a, given the power of h_s: a ciphertext, or a proof's commitment.
-pub(super) fn encrypted(key: &PublicKey, m: &Integer, power: &Integer) -> Integer {
-    let mut c = SecretInteger(Integer::from(m * &key.n) + 1);
-    c.0 *= power;
-    c.0 %= &key.n_squared;
-    without_sign(core::mem::take(&mut c.0), &key.n_squared)
-}
-
 /// What a reply's proof speaks of.
 pub(super) struct ReplyStatement<'a> {
     pub(super) key: &'a PublicKey,
@@ -100,8 +93,9 @@ impl ReplyStatement<'_> {
         hash_parts("quorate/paillier/reply-proof/1", &parts).0
     }
 
-    fn power(&self, exponent: &[u64], bits: u32) -> Result<Integer, SchemeError> {
-        self.table.powers(&[exponent], bits).pop().ok_or(SchemeError::BadProof)
+    /// (1 + m n) h_s^a.
+    fn encrypted(&self, m: &Integer, a: &[u64], bits: u32) -> Result<Integer, SchemeError> {
+        self.table.encryptions(&[(m, a)], bits).pop().ok_or(SchemeError::BadProof)
     }
 
     /// Writes challenge, z_M and z_a for the plaintexts and exponents of the ciphertexts.
@@ -116,8 +110,8 @@ impl ReplyStatement<'_> {
         let mut z_m = SecretInteger::random_below(rng, &self.key.n);
         let mask = random_limbs(rng, size.mask_bits());
         let mut z_a = SecretInteger::from_limbs(&mask);
-        let power = SecretInteger(self.power(&mask, size.mask_bits())?);
-        let commitment = encrypted(self.key, &z_m.0, &power.0);
+        let commitment = self.encrypted(&z_m.0, &mask, size.mask_bits())?;
+        let commitment = without_sign(commitment, &self.key.n_squared);
         let challenge = self.challenge(&commitment);
         let rho = exponents(challenge, plaintexts.len());
         for ((rho, m), a) in rho.iter().zip(plaintexts).zip(randomness) {
@@ -147,11 +141,12 @@ impl ReplyStatement<'_> {
             return Err(SchemeError::BadProof);
         }
         let rho = exponents(*challenge, ciphers.len());
-        let product = product_of_powers_vartime(ciphers, &rho, &self.key.n_squared);
+        let product = product_of_powers_vartime(&self.key.pairs, ciphers, &rho);
         let inverse = product.invert(&self.key.n_squared).map_err(|_| SchemeError::BadProof)?;
         let digits: Vec<u64> = z_a.to_digits(rug::integer::Order::Lsf);
-        let power = self.power(&digits, size.answer_bits())? * inverse % &self.key.n_squared;
-        let commitment = encrypted(self.key, &z_m, &power);
+        let mut commitment = self.encrypted(&z_m, &digits, size.answer_bits())?;
+        times(&mut commitment, &inverse, &self.key.n_squared);
+        let commitment = without_sign(commitment, &self.key.n_squared);
         if self.challenge(&commitment) == *challenge { Ok(()) } else { Err(SchemeError::BadProof) }
     }
 }
@@ -187,7 +182,7 @@ impl PartialStatement<'_> {
 
     /// C^4.
     fn base(&self, rho: &[Integer]) -> Integer {
-        let product = product_of_powers_vartime(self.sum, rho, &self.key.n_squared);
+        let product = product_of_powers_vartime(&self.key.pairs, self.sum, rho);
         self.key.raise(&product, &Integer::from(4))
     }
 
@@ -198,12 +193,11 @@ impl PartialStatement<'_> {
         rng: &mut impl Rng,
         out: &mut [u8],
     ) -> Result<(), SchemeError> {
-        let n_squared = &self.key.n_squared;
         let batch = self.hash();
         let base = self.base(&exponents(batch, self.sum.len()));
-        let mut z = SecretInteger::random_with_top_bit(rng, self.key.size.share_mask_bits());
-        let commitments = [&base, &self.key.v]
-            .map(|base| Integer::from(base.secure_pow_mod_ref(&z.0, n_squared)));
+        let bits = self.key.size.share_mask_bits();
+        let mut z = SecretInteger::random_with_top_bit(rng, bits);
+        let commitments = [&base, &self.key.v].map(|base| power(&self.key.pairs, base, &z.0, bits));
         let challenge = self.challenge(&batch, commitments);
         let mut secret = SecretInteger(Integer::from(&share.value.0 * &self.key.delta));
         secret.0 *= short(&challenge);
@@ -222,17 +216,20 @@ impl PartialStatement<'_> {
             proof.split_first_chunk::<CHALLENGE_BYTES>().ok_or(SchemeError::BadProof)?;
         let z = from_le(z);
         let verifier = self.key.verifier(self.number).ok_or(SchemeError::BadProof)?;
-        if z.significant_bits() > self.key.size.share_mask_bits() + 1 {
+        let bits = self.key.size.share_mask_bits() + 1;
+        if z.significant_bits() > bits {
             return Err(SchemeError::BadProof);
         }
         let batch = self.hash();
         let rho = exponents(batch, self.sum.len());
-        let result = product_of_powers_vartime(raised, &rho, n_squared).square() % n_squared;
+        let result = product_of_powers_vartime(&self.key.pairs, raised, &rho);
+        let result = result.square() % n_squared;
         let e = Integer::from(short(challenge));
-        let commitment = |base: &Integer, power: &Integer| {
-            let inverse = self.key.raise(power, &e).invert(n_squared);
+        let commitment = |base: &Integer, raised: &Integer| {
+            let inverse = self.key.raise(raised, &e).invert(n_squared);
             let inverse = inverse.map_err(|_| SchemeError::BadProof)?;
-            Ok::<Integer, SchemeError>(self.key.raise(base, &z) * inverse % n_squared)
+            let answered = power(&self.key.pairs, base, &z, bits);
+            Ok::<Integer, SchemeError>(answered * inverse % n_squared)
         };
         let commitments =
             [commitment(&self.base(&rho), &result)?, commitment(&self.key.v, verifier)?];

@@ -3,7 +3,8 @@
 use rug::Integer;
 
 use super::super::{AUTHORITY, MAX_HOLDERS};
-use super::number::{from_le, product_of_powers_vartime, write_le};
+use super::number::{from_le, write_le};
+use super::pair::Pairs;
 use super::size::Size;
 use crate::merkle::hash_parts;
 use crate::sum::SchemeError;
@@ -18,6 +19,8 @@ pub(super) struct PublicKey {
     pub(super) size: Size,
     pub(super) n: Integer,
     pub(super) n_squared: Integer,
+    /// For secret numbers modulo n^2.
+    pub(super) pairs: Pairs,
     /// h^n with h = -x^2: its powers are encryptions of zero.
     pub(super) h_s: Integer,
     /// A random square.
@@ -100,7 +103,8 @@ impl PublicKey {
         };
         let hash = hash_parts("quorate/paillier/key/1", &[bytes]).0;
         let delta = Integer::from(Integer::factorial(holders));
-        Ok(Self { size, n, n_squared, h_s, v, verifiers, threshold, delta, hash })
+        let pairs = Pairs::new(&n);
+        Ok(Self { size, n, n_squared, pairs, h_s, v, verifiers, threshold, delta, hash })
     }
 
     /// N.
@@ -110,10 +114,10 @@ impl PublicKey {
 
     /// `x` to the power of an exponent that is public and not negative.
     pub(super) fn raise(&self, x: &Integer, exponent: &Integer) -> Integer {
-        product_of_powers_vartime(
-            core::slice::from_ref(x),
-            core::slice::from_ref(exponent),
-            &self.n_squared,
+        Integer::from(
+            x.pow_mod_ref(exponent, &self.n_squared).unwrap_or_else(|| {
+                unreachable!("an exponent that is not negative always has a power")
+            }),
         )
     }
 

@@ -4,6 +4,7 @@ use super::super::KeySecret;
 use super::number::{SecretInteger, write_le};
 use super::public::PublicKey;
 use super::size::{NUMBER_BYTES, Size};
+use super::table::power;
 use crate::secret::Secret;
 use crate::sum::SchemeError;
 
@@ -48,8 +49,9 @@ impl Share {
         if value.0.significant_bits() != key.size.share_bits() {
             return Err(refuse);
         }
-        let power = key.raise(&key.v, &key.delta).secure_pow_mod(&value.0, &key.n_squared);
-        if power != *verifier {
+        let raised =
+            power(&key.pairs, &key.raise(&key.v, &key.delta), &value.0, key.size.share_bits());
+        if raised != *verifier {
             return Err(refuse);
         }
         Ok(Self { number, value })

@@ -17,6 +17,7 @@ use super::number::{
     SecretInteger, from_le, product_of_powers_vartime, random_limbs, random_limbs_with_top_bit,
     times, to_le, write_le,
 };
+use super::pair::Pairs;
 use super::size::Size;
 use super::table::FixedBase;
 use crate::sum::SchemeError;
@@ -103,7 +104,7 @@ pub fn from_primes(
     let mut x = Integer::from_digits(&random_limbs(rng, bits + 128), rug::integer::Order::Lsf);
     x %= &n;
     let h_s = (&n - x.square() % &n).secure_pow_mod(&n, &n_squared);
-    let table = FixedBase::new(size, &h_s, &n_squared, size.exponent_bits());
+    let table = FixedBase::new(&Pairs::new(&n), &h_s, size.exponent_bits());
     let inverse = SecretInteger(Integer::from(p.invert_ref(&q).ok_or_else(bad)?));
     let sides = (Side::new(p, &n), Side::new(q, &n));
     let (Some(p), Some(q)) = sides else { return Err(bad()) };
@@ -121,19 +122,11 @@ impl PublicKey {
         let bits = self.size.exponent_bits();
         let exponents: Vec<Zeroizing<Vec<u64>>> =
             plain.iter().map(|_| random_limbs_with_top_bit(rng, bits)).collect();
-        let limbs: Vec<&[u64]> = exponents.iter().map(|limbs| limbs.as_slice()).collect();
-        let powers = self.table.powers(&limbs, bits);
-        plain
-            .iter()
-            .zip(powers)
-            .map(|(m, mut power)| {
-                let mut m = m.clone();
-                m.modulo_mut(&self.n);
-                let shifted = m * &self.n + 1u32;
-                times(&mut power, &shifted, &self.n_squared);
-                Cipher(power)
-            })
-            .collect()
+        let plain: Vec<SecretInteger> =
+            plain.iter().map(|m| SecretInteger(m.clone().modulo(&self.n))).collect();
+        let inputs: Vec<(&Integer, &[u64])> =
+            plain.iter().zip(&exponents).map(|(m, a)| (&m.0, a.as_slice())).collect();
+        self.table.encryptions(&inputs, bits).into_iter().map(Cipher).collect()
     }
 
     /// Encrypts numbers, each with fresh randomness.
@@ -177,7 +170,7 @@ impl PublicKey {
                 .filter(|(_, weight)| weight.signum() == sign)
                 .map(|(cipher, weight)| (cipher.0.clone(), Integer::from(weight.unsigned_abs())))
                 .unzip();
-            product_of_powers_vartime(&bases, &exponents, &self.n_squared)
+            product_of_powers_vartime(self.table.pairs(), &bases, &exponents)
         };
         let mut sum = power(1);
         let below = power(-1).invert(&self.n_squared);

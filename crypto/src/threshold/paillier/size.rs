@@ -43,11 +43,6 @@ impl Size {
         2 * self.modulus_bytes()
     }
 
-    /// 64-bit limbs of a number below n^2.
-    pub(super) const fn square_limbs(self) -> usize {
-        self.square_bytes() / 8
-    }
-
     /// Bits of each prime.
     pub(super) const fn prime_bits(self) -> u32 {
         self.0 / 2

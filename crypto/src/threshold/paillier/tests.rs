@@ -187,16 +187,23 @@ fn tables_and_products_of_powers_agree_with_the_library() {
     let (fixture, _) = one_key();
     let key = PublicKey::parse(SMALL.size, &fixture.public).unwrap();
     let modulus = &key.n_squared;
-    let table = table::FixedBase::new(SMALL.size, &key.h_s, modulus, 130);
+    let table = table::FixedBase::new(&key.pairs, &key.h_s, 130);
     let exponents: [[u64; 3]; 5] =
         [[0; 3], [1, 0, 0], [63, 0, 0], [u64::MAX, u64::MAX, 3], [0x0123_4567_89ab_cdef, 77, 2]];
-    let limbs: Vec<&[u64]> = exponents.iter().map(<[u64; 3]>::as_slice).collect();
-    for (limbs, power) in limbs.iter().zip(table.powers(&limbs, 130)) {
-        let exponent = Integer::from_digits(limbs, rug::integer::Order::Lsf);
-        assert_eq!(power, naive_power(&key.h_s, &exponent, modulus), "{exponent}");
+    let last = Integer::from(&key.n - 1);
+    for m in [Integer::new(), Integer::from(1), last] {
+        let inputs: Vec<(&Integer, &[u64])> =
+            exponents.iter().map(|limbs| (&m, limbs.as_slice())).collect();
+        for (limbs, got) in exponents.iter().zip(table.encryptions(&inputs, 130)) {
+            let exponent = Integer::from_digits(limbs, rug::integer::Order::Lsf);
+            let power = naive_power(&key.h_s, &exponent, modulus);
+            assert_eq!(got, (Integer::from(&m * &key.n) + 1) * power % modulus, "{exponent}");
+            let got = table::power(&key.pairs, &key.h_s, &exponent, 130);
+            assert_eq!(got, naive_power(&key.h_s, &exponent, modulus), "{exponent}");
+        }
     }
     // Fewer digits than the table has.
-    let short = table.powers(&[&[12_345]], 20);
+    let short = table.encryptions(&[(&Integer::new(), &[12_345])], 20);
     assert_eq!(short, [naive_power(&key.h_s, &Integer::from(12_345), modulus)]);
 
     let rng = &mut stream(5);
@@ -213,7 +220,7 @@ fn tables_and_products_of_powers_agree_with_the_library() {
         for (base, exponent) in bases.iter().zip(&exponents) {
             expected = expected * naive_power(base, exponent, modulus) % modulus;
         }
-        let product = number::product_of_powers_vartime(&bases, &exponents, modulus);
+        let product = number::product_of_powers_vartime(&key.pairs, &bases, &exponents);
         assert_eq!(product, expected, "{count} bases, {bits} bits");
     }
 }
@@ -569,6 +576,32 @@ fn the_dealer_refuses_what_gives_no_key() {
     let me = (1, &fixture.identities[1]);
     let post = SMALL.key_post(&setup, 0, me, &Secret::new(Vec::new()), &[], &seed);
     assert!(matches!(post, Err(SchemeError::WrongStep)), "a holder deals no key");
+}
+
+/// Keys, replies and partial decryptions are a function of their seeds.
+#[test]
+fn bytes_of_seeds_stay_the_same() {
+    let digests = [
+        "637455be8da4dace98c2dcccd97e188f35f407384c9f8a3ca77a9f74bee2108e",
+        "f33245bea0d4e97d0377d01b9a27c5f4918e4d51b679b6542481dbc707b3c54e",
+    ];
+    let shape = shape(20, 3, 33);
+    let schemes = [(SMALL, small(3, 2, 7)), (PAILLIER, full(3, 2, 7))];
+    for ((scheme, fixture), digest) in schemes.into_iter().zip(digests) {
+        let key = scheme.load(&fixture.public).unwrap();
+        let mut reply = vec![0; scheme.reply_bytes(&shape).unwrap()];
+        let values = checks::values(&shape, 0, 3);
+        let seed = Secret::new([5; 32]);
+        key.encrypt(&shape, &checks::binding(0), &values, &seed, &mut reply).unwrap();
+        let mut sum = key.sum(&shape);
+        sum.add(&reply).unwrap();
+        let mut partial = vec![0; scheme.partial_bytes(&shape).unwrap()];
+        let share = &fixture.shares[1];
+        key.partial(&shape, &[6; 32], share, sum.as_ref(), &seed, &mut partial).unwrap();
+        let parts: [&[u8]; 3] = [&fixture.public, &reply, &partial];
+        let hash = crate::merkle::hash_parts("quorate/test/paillier/1", &parts);
+        assert_eq!(hex::encode(hash.0), digest, "{}", scheme.info.name);
+    }
 }
 
 #[test]
