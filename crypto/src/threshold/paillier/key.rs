@@ -90,8 +90,8 @@ impl ThresholdKey for PaillierKey {
         let exponents: Vec<Zeroizing<Vec<u64>>> =
             plaintexts.iter().map(|_| random_limbs_with_top_bit(&mut rng, bits)).collect();
         let limbs: Vec<&[u64]> = exponents.iter().map(|limbs| limbs.as_slice()).collect();
-        let inputs: Vec<(&Integer, &[u64])> =
-            plaintexts.iter().zip(&limbs).map(|(m, limbs)| (&m.0, *limbs)).collect();
+        let inputs: Vec<(&[u64], &[u64])> =
+            plaintexts.iter().zip(&limbs).map(|(m, limbs)| (m.as_slice(), *limbs)).collect();
         let encrypted = self.table().encryptions(&inputs, bits);
         let (ciphers, proof) =
             out.split_at_mut_checked(layout.cipher_bytes(key.size)).ok_or(SchemeError::BadProof)?;
@@ -99,8 +99,11 @@ impl ThresholdKey for PaillierKey {
         for (out, c) in encoded.zip(encrypted) {
             write_le(&without_sign(c, &key.n_squared), out);
         }
-        let randomness: Vec<SecretInteger> =
-            limbs.iter().map(|limbs| SecretInteger::from_limbs(limbs)).collect();
+        let secrets = |all: &[&[u64]]| -> Vec<SecretInteger> {
+            all.iter().map(|words| SecretInteger::from_limbs(words)).collect()
+        };
+        let (plaintexts, randomness) = inputs.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        let (plaintexts, randomness) = (secrets(&plaintexts), secrets(&randomness));
         let table = self.table();
         let statement = ReplyStatement { key, table, shape, binding, ciphers };
         statement.prove(&plaintexts, &randomness, &mut rng, proof)

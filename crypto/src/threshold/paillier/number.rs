@@ -71,6 +71,13 @@ pub(super) fn from_le(bytes: &[u8]) -> Integer {
     Integer::from_digits(bytes, Order::Lsf)
 }
 
+/// `number`, of at most `bits` bits, in as many words as hold them, the least significant first.
+pub(super) fn words(number: &Integer, bits: u32) -> Zeroizing<Vec<u64>> {
+    let mut words = Zeroizing::new(vec![0; bits.div_ceil(64) as usize]);
+    number.write_digits(&mut words, Order::Lsf);
+    words
+}
+
 /// Little-endian bytes of `number`, which fits `out` by the ranges it comes from.
 pub(super) fn write_le(number: &Integer, out: &mut [u8]) {
     number.write_digits(out, Order::Lsf);
@@ -142,7 +149,7 @@ pub(super) fn product_of_powers_vartime(
         }
     }
     let mut product = product.unwrap_or_else(|| pairs.one().clone());
-    pairs.integer(&mut product, &Integer::ZERO, scratch)
+    pairs.integer(&mut product, &[], scratch)
 }
 
 /// `x` times `y`, `x` being 1 if there is none.

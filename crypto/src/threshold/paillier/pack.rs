@@ -4,11 +4,10 @@ use rug::Integer;
 use rug::integer::Order;
 use zeroize::Zeroizing;
 
-use super::number::SecretInteger;
 use super::size::{Layout, Size};
 use crate::sum::SchemeError;
 
-/// The plaintexts of `values`, one integer per ciphertext.
+/// The plaintexts of `values`, one number in as many words as the modulus per ciphertext.
 ///
 /// # Security
 /// No branch or index depends on a value, but for the refusal of one that does not fit.
@@ -16,14 +15,13 @@ pub(super) fn pack(
     size: Size,
     layout: &Layout,
     values: &[i64],
-) -> Result<Vec<SecretInteger>, SchemeError> {
+) -> Result<Vec<Zeroizing<Vec<u64>>>, SchemeError> {
     let low = i64::MIN >> (64 - layout.bits);
     if let Some(at) = values.iter().position(|value| !(low..=!low).contains(value)) {
         return Err(SchemeError::OutOfRange(at as u64));
     }
-    let mut limbs = Zeroizing::new(vec![0u64; size.modulus_bytes() / 8]);
     let plaintext = |values: &[i64]| {
-        limbs.fill(0);
+        let mut limbs = Zeroizing::new(vec![0u64; size.modulus_bytes() / 8]);
         for (slot, value) in (0..).zip(values) {
             // value - low is value + 2^(bits - 1), not negative and of `bits` bits.
             let digit = u128::from(value.wrapping_sub(low).cast_unsigned());
@@ -33,7 +31,7 @@ pub(super) fn pack(
                 *limb |= u64::from_le_bytes(*part);
             }
         }
-        SecretInteger::from_limbs(&limbs)
+        limbs
     };
     Ok(values.chunks(layout.slots).map(plaintext).collect())
 }

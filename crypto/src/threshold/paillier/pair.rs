@@ -24,7 +24,8 @@
 //! of its reduction, have a sum of less than 128 bits, so nothing is carried but from column to column.
 //!
 //! # Security
-//! No branch, index or length depends on a number: they depend on the size of n alone. Conversion
+//! No branch, index or length depends on a number: they depend on the size of n and on the number of
+//! words given alone. Conversion
 //! from [`Integer`] is not constant time and is for public numbers; that back to [`Integer`] is, and
 //! the result is to become public.
 
@@ -131,15 +132,13 @@ impl Pairs {
         pair
     }
 
-    /// x times 1 + m n, below n^2, for m below n.
-    pub(super) fn integer(&self, x: &mut Pair, m: &Integer, scratch: &mut Scratch) -> Integer {
+    /// x times 1 + m n, below n^2, for m below n in words of 64 bits.
+    pub(super) fn integer(&self, x: &mut Pair, m: &[u64], scratch: &mut Scratch) -> Integer {
         // Times what is not kept times R, so that R falls out.
         let mut factor = Pair::new(vec![ZERO; 2 * self.len()]);
         let (one, rest) = factor.split_at_mut(self.len());
         one.as_flattened_mut().iter_mut().take(1).for_each(|limb| *limb = 1);
-        let mut words = Zeroizing::new(vec![0; self.len() * LIMBS]);
-        m.write_digits(&mut words, Order::Lsf);
-        split(&words, rest);
+        split(m, rest);
         self.multiply(x, &factor, scratch);
 
         // The one pair with a and b below n.
@@ -269,8 +268,8 @@ fn join(limbs: &[Block]) -> Zeroizing<Vec<u64>> {
     let limb = |at: usize| u128::from(limbs.get(at).copied().unwrap_or(0));
     let word = |at: usize| {
         let (first, skipped) = (at * 64 / BITS, at * 64 % BITS);
-        let two = limb(first) | limb(first + 1) << BITS;
-        low(two >> skipped | limb(first + 2) << (2 * BITS - skipped))
+        // 56 bits are skipped at most, so two limbs hold a word.
+        low((limb(first) | limb(first + 1) << BITS) >> skipped)
     };
     Zeroizing::new((0..(limbs.len() * BITS).div_ceil(64)).map(word).collect())
 }
@@ -439,7 +438,6 @@ mod tests {
         let modulus = Integer::from(n.square_ref());
         let pairs = Pairs::new(n);
         let scratch = &mut pairs.scratch();
-        let zero = Integer::new();
         let assert_below = |pair: &Pair| {
             for half in pair.chunks(pairs.len()) {
                 let number = Integer::from_digits(&join(half), Order::Lsf);
@@ -453,7 +451,9 @@ mod tests {
             for m in [Integer::new(), Integer::from(1), Integer::from(n - 1)] {
                 let shifted = Integer::from(&m * n) + 1;
                 let expected = Integer::from(x * &shifted) % &modulus;
-                assert_eq!(pairs.integer(&mut pair.clone(), &m, scratch), expected, "{x} {m} {n}");
+                let words = m.to_digits::<u64>(Order::Lsf);
+                let got = pairs.integer(&mut pair.clone(), &words, scratch);
+                assert_eq!(got, expected, "{x} {m} {n}");
             }
             let mut square = pair.clone();
             pairs.square(&mut square, scratch);
@@ -463,9 +463,9 @@ mod tests {
             pairs.square(&mut fourth, scratch);
             assert_below(&fourth);
             let expected = Integer::from(x.square_ref()) % &modulus;
-            assert_eq!(pairs.integer(&mut square, &zero, scratch), expected, "{x}^2 {n}");
+            assert_eq!(pairs.integer(&mut square, &[], scratch), expected, "{x}^2 {n}");
             let expected = expected.square() % &modulus;
-            assert_eq!(pairs.integer(&mut fourth, &zero, scratch), expected, "{x}^4 {n}");
+            assert_eq!(pairs.integer(&mut fourth, &[], scratch), expected, "{x}^4 {n}");
             for (y, other) in numbers.iter().zip(&as_pairs) {
                 let mut product = pair.clone();
                 pairs.multiply(&mut product, other, scratch);
@@ -474,13 +474,13 @@ mod tests {
                 pairs.multiply(&mut twice, &product, scratch);
                 assert_below(&twice);
                 let expected = Integer::from(x * y) % &modulus;
-                assert_eq!(pairs.integer(&mut product, &zero, scratch), expected, "{x} {y} {n}");
+                assert_eq!(pairs.integer(&mut product, &[], scratch), expected, "{x} {y} {n}");
                 let expected = expected.square() % &modulus;
-                assert_eq!(pairs.integer(&mut twice, &zero, scratch), expected, "{x} {y} {n}");
+                assert_eq!(pairs.integer(&mut twice, &[], scratch), expected, "{x} {y} {n}");
             }
         }
         let one = &mut pairs.one().clone();
-        assert_eq!(pairs.integer(one, &zero, scratch), Integer::from(1) % &modulus);
+        assert_eq!(pairs.integer(one, &[], scratch), Integer::from(1) % &modulus);
     }
 
     /// Moduli whose limbs are all ones, or zeros but for the ends, and short of a block or just over.

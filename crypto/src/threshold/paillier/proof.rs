@@ -42,7 +42,7 @@ use rug::Integer;
 use super::super::ReplyBinding;
 use super::number::{
     SecretInteger, from_le, product_of_powers_vartime, random_limbs, times, to_le, without_sign,
-    write_le,
+    words, write_le,
 };
 use super::public::PublicKey;
 use super::share::Share;
@@ -95,7 +95,8 @@ impl ReplyStatement<'_> {
 
     /// (1 + m n) h_s^a.
     fn encrypted(&self, m: &Integer, a: &[u64], bits: u32) -> Result<Integer, SchemeError> {
-        self.table.encryptions(&[(m, a)], bits).pop().ok_or(SchemeError::BadProof)
+        let m = words(m, self.key.size.0);
+        self.table.encryptions(&[(&m, a)], bits).pop().ok_or(SchemeError::BadProof)
     }
 
     /// Writes challenge, z_M and z_a for the plaintexts and exponents of the ciphertexts.

@@ -19,7 +19,7 @@ pub(super) struct PublicKey {
     pub(super) size: Size,
     pub(super) n: Integer,
     pub(super) n_squared: Integer,
-    /// For secret numbers modulo n^2.
+    /// Arithmetic modulo n^2.
     pub(super) pairs: Pairs,
     /// h^n with h = -x^2: its powers are encryptions of zero.
     pub(super) h_s: Integer,

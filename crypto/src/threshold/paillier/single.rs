@@ -7,7 +7,8 @@
 //!
 //! # Security
 //! As the threshold scheme's, but whoever has the private key opens everything. Sums of products raise
-//! to their weights in variable time, which published implementations do, too.
+//! to their weights in variable time, which published implementations do, too; decryption is by the
+//! library's silent powers.
 
 use rand_core::CryptoRng;
 use rug::Integer;
@@ -15,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::number::{
     SecretInteger, from_le, product_of_powers_vartime, random_limbs, random_limbs_with_top_bit,
-    times, to_le, write_le,
+    times, to_le, words, write_le,
 };
 use super::pair::Pairs;
 use super::size::Size;
@@ -122,10 +123,10 @@ impl PublicKey {
         let bits = self.size.exponent_bits();
         let exponents: Vec<Zeroizing<Vec<u64>>> =
             plain.iter().map(|_| random_limbs_with_top_bit(rng, bits)).collect();
-        let plain: Vec<SecretInteger> =
-            plain.iter().map(|m| SecretInteger(m.clone().modulo(&self.n))).collect();
-        let inputs: Vec<(&Integer, &[u64])> =
-            plain.iter().zip(&exponents).map(|(m, a)| (&m.0, a.as_slice())).collect();
+        let reduced = |m: &Integer| words(&SecretInteger(m.clone().modulo(&self.n)).0, self.size.0);
+        let plain: Vec<Zeroizing<Vec<u64>>> = plain.iter().map(reduced).collect();
+        let inputs: Vec<(&[u64], &[u64])> =
+            plain.iter().zip(&exponents).map(|(m, a)| (m.as_slice(), a.as_slice())).collect();
         self.table.encryptions(&inputs, bits).into_iter().map(Cipher).collect()
     }
 

@@ -1,11 +1,10 @@
 //! Powers read from tables without a secret index.
 
 use rug::Integer;
-use rug::integer::Order;
 use subtle::{Choice, ConditionallySelectable};
 use zeroize::Zeroizing;
 
-use super::number::window;
+use super::number::{window, words};
 use super::pair::{Block, Pair, Pairs};
 
 /// Bits of one digit of an exponent.
@@ -81,13 +80,12 @@ impl FixedBase {
         &self.pairs
     }
 
-    /// (1 + m n) base^a modulo n^2 for each m below n and a of at most `bits` bits, given by its
-    /// limbs.
+    /// (1 + m n) base^a modulo n^2 for each m below n and a of at most `bits` bits, both in words.
     ///
     /// # Security
-    /// Constant time in the numbers. Digits are the outer loop, so that their rows stay in cache for
+    /// Constant time in numbers of so many words. Digits are the outer loop, so that their rows stay in cache for
     /// all exponents.
-    pub(super) fn encryptions(&self, inputs: &[(&Integer, &[u64])], bits: u32) -> Vec<Integer> {
+    pub(super) fn encryptions(&self, inputs: &[(&[u64], &[u64])], bits: u32) -> Vec<Integer> {
         let digits = (bits as usize).div_ceil(WINDOW);
         let mut scratch = self.pairs.scratch();
         let mut masks = Zeroizing::new([0; ROWS]);
@@ -107,10 +105,9 @@ impl FixedBase {
 /// `base`, which is public, to the power of an exponent of at most `bits` bits, modulo n^2.
 ///
 /// # Security
-/// Constant time in the exponent; the result is to become public.
+/// Constant time in exponents of so many words; the result is to become public.
 pub(super) fn power(pairs: &Pairs, base: &Integer, exponent: &Integer, bits: u32) -> Integer {
-    let mut limbs = Zeroizing::new(vec![0u64; bits.div_ceil(64) as usize]);
-    exponent.write_digits(&mut limbs, Order::Lsf);
+    let limbs = words(exponent, bits);
     let mut rows = vec![Line::default(); ROWS * pairs.len()];
     let mut scratch = pairs.scratch();
     fill(pairs, &mut rows, &pairs.pair(base, &mut scratch));
@@ -124,5 +121,5 @@ pub(super) fn power(pairs: &Pairs, base: &Integer, exponent: &Integer, bits: u32
         select(&rows, window(&limbs, k * WINDOW, WINDOW), &mut masks, &mut factor);
         pairs.multiply(&mut power, &factor, &mut scratch);
     }
-    pairs.integer(&mut power, &Integer::ZERO, &mut scratch)
+    pairs.integer(&mut power, &[], &mut scratch)
 }
