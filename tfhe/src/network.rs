@@ -52,7 +52,8 @@ impl Network {
     }
 
     /// The place on the torus of a row's masked answer, hidden in a fresh ciphertext: look-up of the pair's
-    /// number `3 ordering + beneficiary`, plus an encryption of 0, plus a flood of noise.
+    /// number `3 ordering + beneficiary`, plus an encryption of 0 made for this row alone, plus a flood of
+    /// noise.
     fn masked(&self, row: &Prepared<'_>) -> Vec<u64> {
         let pair = row.ordering.iter().zip(row.beneficiary);
         let pair = pair.map(|(o, b)| o.wrapping_mul(CLASSES as u64).wrapping_add(*b)).collect();
@@ -71,7 +72,10 @@ impl Network {
         });
         self.server.apply_lookup_table_assign(&mut ciphertext, &table);
         let mut words = ciphertext.ct.into_container();
-        for (word, zero) in words.iter_mut().zip(row.zero) {
+        // A list of its own: rows of one list share a mask but for its rotation, and whoever takes two of them
+        // apart finds how the masks of their look-ups differ, which are 0 where the table is.
+        let zero = expanded(self.public.encrypt(&[0]), 1);
+        for (word, zero) in words.iter_mut().zip(zero.as_ref()) {
             *word = word.wrapping_add(*zero);
         }
         if let Some(body) = words.last_mut() {
@@ -102,7 +106,6 @@ struct Prepared<'a> {
     table: &'a Table,
     ordering: &'a [u64],
     beneficiary: &'a [u64],
-    zero: &'a [u64],
     mask: u8,
     flood: u64,
 }
@@ -224,17 +227,15 @@ impl<'a> Query<'a> {
         if places.is_empty() {
             return Err(Refusal::new(Code::SetTooSmall, "no row has the flags of both banks"));
         }
-        let zeros = self.network.public.encrypt(&vec![0; places.len()]);
-        let zeros = expanded(zeros, places.len());
         let mut masks = Zeroizing::new(Vec::with_capacity(places.len()));
         let mut prepared = Vec::with_capacity(places.len());
-        for (place, zero) in places.iter().zip(zeros.as_ref().chunks_exact(DIMENSION + 1)) {
+        for place in &places {
             let row = self.rows.get(*place).zip(ready.get(*place));
             let Some((row, [Some(ordering), Some(beneficiary)])) = row else { continue };
             let mask = u8::try_from(rng.next_u32() % u32::from(self.answers.count())).unwrap_or(0);
             masks.push(mask);
             let flood = flood(self.answers, rng.next_u64());
-            prepared.push(Prepared { table: &row.table, ordering, beneficiary, zero, mask, flood });
+            prepared.push(Prepared { table: &row.table, ordering, beneficiary, mask, flood });
         }
         let key = self.network.public.id();
         let header =

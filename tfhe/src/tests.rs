@@ -202,6 +202,50 @@ fn what_the_holder_sees_is_masked_flooded_and_blinded() {
     }
 }
 
+/// Most words in which the blinding masks of two rows agree, were they one mask times powers of X.
+fn words_of_one_mask(ask: &[u8]) -> usize {
+    let masks: Vec<Vec<u32>> = header_rows(ask)
+        .chunks_exact(OPEN_ROW_BYTES)
+        .enumerate()
+        .map(|(place, row)| {
+            let (words, _) = row.as_chunks();
+            let word = |at: usize| u32::from_le_bytes(words[at]);
+            // Times X^-place, modulo X^2048 + 1.
+            let behind = (place..DIMENSION).map(word);
+            behind.chain((0..place).map(|at| word(at).wrapping_neg())).collect()
+        })
+        .collect();
+    let agree = |a: &[u32], b: &[u32]| {
+        // Words are rounded, so a sign may cost 1.
+        a.iter().zip(b).filter(|(a, b)| a.wrapping_sub(**b).wrapping_add(1) <= 2).count()
+    };
+    let pairs = (1..masks.len()).flat_map(|b| (0..b).map(move |a| (a, b)));
+    pairs.map(|(a, b)| agree(&masks[a], &masks[b])).max().unwrap()
+}
+
+#[test]
+fn no_two_rows_are_blinded_by_one_mask() {
+    // Tables that are 0 for every pair at rows 1, 4 and 6: a look-up of them has no mask of its own.
+    let zero = [1, 4, 6];
+    let table = |pair: usize| Table::labels(&SCORES, if zero.contains(&pair) { 90 } else { 45 });
+    let (ask, _) = evaluated(20, table);
+    let words = words_of_one_mask(&ask);
+    assert!(words < 4, "{words}");
+
+    // Banks that send lists without a mask, so that no look-up has one.
+    let mut trivial = query(21, pairs(|_| Table::labels(&SCORES, 45)));
+    let home = tempfile::tempdir().unwrap();
+    let mut bank = bank(home.path(), FREE);
+    for (number, side, ask) in trivial.asks().unwrap() {
+        let mut answer = bank.answer(&ask).unwrap();
+        answer[HEADER..].fill(0);
+        trivial.accept(number, side, &answer).unwrap();
+    }
+    let (ask, _) = trivial.evaluate(&mut rng(21)).unwrap();
+    let words = words_of_one_mask(&ask);
+    assert!(words < 4, "{words}");
+}
+
 #[test]
 fn the_holder_opens_a_query_once_and_within_its_limits() {
     let folder = tempfile::tempdir().unwrap();
