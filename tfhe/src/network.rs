@@ -40,19 +40,20 @@ impl Network {
     ///
     /// # Errors
     /// [`Code::Malformed`], [`Code::UnsupportedVersion`], [`Code::WrongLength`]; [`Code::WrongLabel`]
-    /// when they do not belong together.
+    /// when they are damaged or do not belong together.
     ///
     /// # Security
     /// Whoever makes the keys can make them such that answers are wrong, or that masks cancel: they come from the
     /// key holder, over a channel that authenticates it, and it is trusted to follow the protocol.
     pub fn new(public_key: &[u8], evaluation_key: &[u8]) -> Result<Self, Refusal> {
         let public = PublicKey::from_bytes(public_key)?;
-        let server = evaluation::read(evaluation_key, public.id())?;
+        let server = evaluation::read(evaluation_key, &public)?;
         Ok(Self { server, public })
     }
 
     /// The place on the torus of a row's masked answer, hidden in a fresh ciphertext: look-up of the pair's
-    /// number `3 ordering + beneficiary`, plus an encryption of 0, plus a flood of noise.
+    /// number `3 ordering + beneficiary`, plus an encryption of 0 made for this row alone, plus a flood of
+    /// noise.
     fn masked(&self, row: &Prepared<'_>) -> Vec<u64> {
         let pair = row.ordering.iter().zip(row.beneficiary);
         let pair = pair.map(|(o, b)| o.wrapping_mul(CLASSES as u64).wrapping_add(*b)).collect();
@@ -64,14 +65,17 @@ impl Network {
             PARAMETERS.carry_modulus,
             self.server.atomic_pattern.kind(),
         );
-        let answers = row.table.answers();
+        let answers = self.public.answers();
         let table = self.server.generate_lookup_table(|pair| {
             let answer = row.table.answer(usize::try_from(pair).unwrap_or(INPUTS));
             u64::from((answer + row.mask) % answers.count() * answers.step())
         });
         self.server.apply_lookup_table_assign(&mut ciphertext, &table);
         let mut words = ciphertext.ct.into_container();
-        for (word, zero) in words.iter_mut().zip(row.zero) {
+        // A list of its own: rows of one list share a mask but for its rotation, and whoever takes two of them
+        // apart finds how the masks of their look-ups differ, which are 0 where the table is.
+        let zero = expanded(&self.public.encrypt(&[0]), 1);
+        for (word, zero) in words.iter_mut().zip(zero.as_ref()) {
             *word = word.wrapping_add(*zero);
         }
         if let Some(body) = words.last_mut() {
@@ -102,7 +106,6 @@ struct Prepared<'a> {
     table: &'a Table,
     ordering: &'a [u64],
     beneficiary: &'a [u64],
-    zero: &'a [u64],
     mask: u8,
     flood: u64,
 }
@@ -114,35 +117,37 @@ type Lists = BTreeMap<(u32, u8), Vec<usize>>;
 pub struct Query<'a> {
     network: &'a Network,
     id: QueryId,
-    answers: Answers,
     rows: Vec<Row>,
     lists: Lists,
-    flags: BTreeMap<(u32, u8), LweCiphertextListOwned<u64>>,
+    /// The compact lists that banks sent.
+    flags: BTreeMap<(u32, u8), Vec<u64>>,
 }
 
 impl<'a> Query<'a> {
     /// A query about `rows`, 1 to [`MAX_ROWS`](crate::wire::MAX_ROWS); `id` is random and never used again.
     ///
     /// # Errors
-    /// [`Code::WrongLength`] for no rows or too many; [`Code::WrongState`] when tables differ in what they
-    /// answer.
+    /// [`Code::WrongLength`] for no rows or too many; [`Code::WrongState`] for a table of other answers than the
+    /// key opens.
     ///
     /// # Security
     /// A row whose table does not depend on banks can be left out, and saves two flags and an opening; but
     /// then banks see for which of their payments they matter.
     pub fn new(network: &'a Network, id: QueryId, rows: Vec<Row>) -> Result<Self, Refusal> {
-        let answers = rows.first().map_or(Answers::Labels, |row| row.table.answers());
-        if rows.iter().any(|row| row.table.answers() != answers) {
-            return Err(Refusal::new(Code::WrongState, "labels and scores in one query"));
+        if rows.iter().any(|row| row.table.answers() != network.public.answers()) {
+            return Err(Refusal::new(
+                Code::WrongState,
+                "the key opens other answers than a table has",
+            ));
         }
-        Header::of_query(Kind::OpenAsk, answers.byte(), network.public.id(), id, rows.len())?;
+        Header::of_query(Kind::OpenAsk, 0, network.public.id(), id, rows.len())?;
         let mut lists = Lists::new();
         for (place, row) in rows.iter().enumerate() {
             for (side, of) in Side::BOTH.into_iter().zip(&row.sides) {
                 lists.entry((of.bank, side_byte(side))).or_default().push(place);
             }
         }
-        Ok(Self { network, id, answers, rows, lists, flags: BTreeMap::new() })
+        Ok(Self { network, id, rows, lists, flags: BTreeMap::new() })
     }
 
     /// The questions that are not answered yet: bank, side, message.
@@ -171,11 +176,13 @@ impl<'a> Query<'a> {
         Some(&sides.account)
     }
 
-    /// Takes a bank's answer; a second one of the same bank and side is passed over.
+    /// Takes a bank's answer.
     ///
     /// # Errors
     /// [`Code::Malformed`], [`Code::UnsupportedVersion`], [`Code::WrongLength`], [`Code::WrongLabel`]: not an
-    /// answer to this query under this key; [`Code::UnknownParty`]: this bank was not asked on this side.
+    /// answer to this query under this key; [`Code::UnknownParty`]: this bank was not asked on this side;
+    /// [`Code::Duplicate`]: it has answered with other bytes, as it does when it was asked twice. The first
+    /// answer stands.
     pub fn accept(&mut self, bank: u32, side: Side, answer: &[u8]) -> Result<(), Refusal> {
         let key = self.network.public.id();
         let (header, payload) = Header::parse(answer, Kind::FlagAnswer, Some(key))?;
@@ -192,7 +199,10 @@ impl<'a> Query<'a> {
             return Err(Refusal::new(Code::WrongLength, detail));
         }
         exact(payload, flag_answer_bytes(rows))?;
-        self.flags.entry(place).or_insert_with(|| expanded(words(payload), rows));
+        let words = words(payload);
+        if *self.flags.entry(place).or_insert_with(|| words.clone()) != words {
+            return Err(Refusal::new(Code::Duplicate, "this bank has sent other flags"));
+        }
         Ok(())
     }
 
@@ -206,11 +216,15 @@ impl<'a> Query<'a> {
     /// `rng` draws the masks and the floods. A mask is used once: a query that is not opened is lost, and its
     /// rows are asked for in a new one.
     pub fn evaluate<R: CryptoRng>(&self, rng: &mut R) -> Result<(Vec<u8>, Pending), Refusal> {
+        let answered = self.lists.iter().filter_map(|((bank, side), rows)| {
+            let list = self.flags.get(&(*bank, *side))?;
+            Some((usize::from(*side), rows, expanded(list, rows.len())))
+        });
+        let answered: Vec<(usize, &Vec<usize>, LweCiphertextListOwned<u64>)> = answered.collect();
         let mut ready: Vec<[Option<&[u64]>; 2]> = vec![[None; 2]; self.rows.len()];
-        for (place, rows) in &self.lists {
-            let flags = self.flags.get(place).map(|list| list.as_ref().chunks_exact(DIMENSION + 1));
-            for (row, flag) in rows.iter().zip(flags.into_iter().flatten()) {
-                let slot = ready.get_mut(*row).and_then(|row| row.get_mut(usize::from(place.1)));
+        for (side, rows, flags) in &answered {
+            for (row, flag) in rows.iter().zip(flags.as_ref().chunks_exact(DIMENSION + 1)) {
+                let slot = ready.get_mut(*row).and_then(|row| row.get_mut(*side));
                 if let Some(slot) = slot {
                     *slot = Some(flag);
                 }
@@ -224,21 +238,19 @@ impl<'a> Query<'a> {
         if places.is_empty() {
             return Err(Refusal::new(Code::SetTooSmall, "no row has the flags of both banks"));
         }
-        let zeros = self.network.public.encrypt(&vec![0; places.len()]);
-        let zeros = expanded(zeros, places.len());
+        let answers = self.network.public.answers();
         let mut masks = Zeroizing::new(Vec::with_capacity(places.len()));
         let mut prepared = Vec::with_capacity(places.len());
-        for (place, zero) in places.iter().zip(zeros.as_ref().chunks_exact(DIMENSION + 1)) {
+        for place in &places {
             let row = self.rows.get(*place).zip(ready.get(*place));
             let Some((row, [Some(ordering), Some(beneficiary)])) = row else { continue };
-            let mask = u8::try_from(rng.next_u32() % u32::from(self.answers.count())).unwrap_or(0);
+            let mask = u8::try_from(rng.next_u32() % u32::from(answers.count())).unwrap_or(0);
             masks.push(mask);
-            let flood = flood(self.answers, rng.next_u64());
-            prepared.push(Prepared { table: &row.table, ordering, beneficiary, zero, mask, flood });
+            let flood = flood(answers, rng.next_u64());
+            prepared.push(Prepared { table: &row.table, ordering, beneficiary, mask, flood });
         }
         let key = self.network.public.id();
-        let header =
-            Header::of_query(Kind::OpenAsk, self.answers.byte(), key, self.id, prepared.len())?;
+        let header = Header::of_query(Kind::OpenAsk, 0, key, self.id, prepared.len())?;
         let mut ask = header.begin(prepared.len() * OPEN_ROW_BYTES);
         let rows: Vec<Vec<u8>> = prepared
             .par_iter()
@@ -248,12 +260,12 @@ impl<'a> Query<'a> {
             })
             .collect();
         ask.extend(rows.into_iter().flatten());
-        Ok((ask, Pending { header, masks, places, rows: self.rows.len() }))
+        Ok((ask, Pending { header, answers, masks, places, rows: self.rows.len() }))
     }
 }
 
 /// The ciphertexts of a compact list, one after the other.
-fn expanded(list: Vec<u64>, rows: usize) -> LweCiphertextListOwned<u64> {
+fn expanded(list: &[u64], rows: usize) -> LweCiphertextListOwned<u64> {
     let size = LweDimension(DIMENSION).to_lwe_size();
     let count = LweCiphertextCount(rows);
     let list = LweCompactCiphertextList::from_container(list, size, count, modulus());
@@ -266,7 +278,7 @@ fn expanded(list: Vec<u64>, rows: usize) -> LweCiphertextListOwned<u64> {
 /// from 64 uniform bits.
 fn flood(answers: Answers, uniform: u64) -> u64 {
     // Half the way is 2^63 / answers; answers are a power of two.
-    let reach = (1 << 63 >> answers.count().ilog2()) - ROOM;
+    let reach = (1 << 63 >> answers.bits()) - ROOM;
     let offset = (u128::from(uniform) * u128::from(2 * reach + 1)) >> 64;
     u64::try_from(offset).unwrap_or(0).wrapping_sub(reach)
 }
@@ -280,6 +292,7 @@ fn rounded(word: u64) -> u32 {
 /// A query that the key holder is asked about: the masks.
 pub struct Pending {
     header: Header,
+    answers: Answers,
     masks: Zeroizing<Vec<u8>>,
     /// The row of each mask.
     places: Vec<usize>,
@@ -298,7 +311,7 @@ impl Pending {
             return Err(Refusal::new(Code::WrongLabel, "the opening of another query"));
         }
         exact(payload, self.masks.len())?;
-        let count = self.header.answers().count();
+        let count = self.answers.count();
         let mut answers = vec![None; self.rows];
         for ((masked, mask), place) in payload.iter().zip(&*self.masks).zip(&self.places) {
             if *masked >= count {

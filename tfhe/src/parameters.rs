@@ -22,6 +22,14 @@ pub const ID: u8 = 1;
 /// Dimension of ciphertexts of banks and for the key holder.
 pub const DIMENSION: usize = 2048;
 
+/// Bits that are the whole secret key: those of its smaller part, under which the evaluation key has the
+/// larger one.
+///
+/// # Security
+/// A network that has so many bits of its choice opened reads every flag under the key. Each bit before that is
+/// one dimension less for whoever attacks the rest: roughly a seventh of a bit of the 128.
+pub const KEY_BITS: u64 = PARAMETERS.lwe_dimension.0 as u64;
+
 /// Numbers that a look-up tells apart.
 pub(crate) const INPUTS: usize = 16;
 
@@ -32,6 +40,7 @@ pub(crate) const STEPS: u8 = 32;
 pub const PAIRS: usize = CLASSES * CLASSES;
 
 const _: () = assert!(PAIRS <= INPUTS);
+const _: () = assert!(KEY_BITS == 918);
 const _: () = assert!(PARAMETERS.glwe_dimension.0 * PARAMETERS.polynomial_size.0 == DIMENSION);
 const _: () = assert!(matches!(
     PARAMETERS.modulus_switch_noise_reduction_params,

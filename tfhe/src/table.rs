@@ -4,7 +4,7 @@ use quorate_protocols::pv4fad::forest::CLASSES;
 
 use crate::parameters::{PAIRS, STEPS};
 
-/// What is opened of a payment.
+/// What is opened of a payment: fixed by the key, whose [`KeyId`](crate::wire::KeyId) binds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answers {
     /// Whether its score is at least a threshold: one bit.
@@ -17,9 +17,15 @@ impl Answers {
     /// Answers that there are; masks are uniform below it.
     #[must_use]
     pub const fn count(self) -> u8 {
+        1 << self.bits()
+    }
+
+    /// Bits that an answer tells: what limits count.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
         match self {
-            Self::Labels => 2,
-            Self::Scores => 16,
+            Self::Labels => 1,
+            Self::Scores => 4,
         }
     }
 

@@ -1,4 +1,5 @@
-//! The three roles together, honest and not. One key serves all tests; each has a holder of its own.
+//! The three roles together, honest and not. One key for labels and one for scores serve all tests; each has a
+//! holder of its own.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -12,18 +13,27 @@ use quorate_protocols::refusal::{Code, Refusal};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
+use tfhe::core_crypto::prelude::ContiguousEntityContainer as _;
 use tfhe::shortint::parameters::v1_8::V1_8_PARAM_MESSAGE_1_CARRY_1_KS_PBS_TUNIFORM_2M128 as OTHER;
 use tfhe::shortint::{ClientKey, CompressedServerKey};
 
 use crate::bank::{Bank, BankLimits, PublicKey};
 use crate::holder::{EVALUATION_KEY_FILE, KeyHolder, Limits, PUBLIC_KEY_FILE, phase};
+use crate::journal::Journal;
 use crate::network::{Network, Pending, Query, Row, RowSide};
-use crate::parameters::{DIMENSION, PAIRS};
+use crate::parameters::{DIMENSION, KEY_BITS, PAIRS};
 use crate::table::{Answers, Table, of_greater, pair};
-use crate::wire::{AskedAccount, HEADER, Header, KeyId, Kind, OPEN_ROW_BYTES, QueryId};
+use crate::wire::{AskedAccount, HEADER, Header, Kind, OPEN_ROW_BYTES, QueryId, VERSION};
 
-const LIMITS: Limits = Limits { in_all: 40, per_window: 30, window_s: 100 };
-const FREE: BankLimits = BankLimits { per_account: u32::MAX, in_all: u64::MAX };
+const LIMITS: Limits = Limits {
+    answers: Answers::Labels,
+    bits_in_all: 40,
+    bits_per_window: 30,
+    window_s: 100,
+    network_may_extract_key: false,
+};
+const OF_SCORES: Limits = Limits { answers: Answers::Scores, ..LIMITS };
+const FREE: BankLimits = BankLimits { bits_per_account: u32::MAX, bits_in_all: u64::MAX };
 
 /// Accounts of each class; the payee's name is theirs.
 const ACCOUNTS: [&str; CLASSES] = ["A-clean", "A-soft", "A-hard"];
@@ -35,30 +45,73 @@ struct Keys {
     network: Network,
 }
 
-static KEYS: LazyLock<Keys> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap();
-    drop(KeyHolder::create(folder.path(), LIMITS).unwrap());
-    let read = |file| std::fs::read(folder.path().join(file)).unwrap();
-    let (public, evaluation) = (read(PUBLIC_KEY_FILE), read(EVALUATION_KEY_FILE));
-    let network = Network::new(&public, &evaluation).unwrap();
-    Keys { public, evaluation, network, folder }
-});
+static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::new(LIMITS));
+static KEYS_OF_SCORES: LazyLock<Keys> = LazyLock::new(|| Keys::new(OF_SCORES));
+
+impl Keys {
+    fn new(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        KeyHolder::create(folder.path(), limits).unwrap();
+        let read = |file| std::fs::read(folder.path().join(file)).unwrap();
+        let (public, evaluation) = (read(PUBLIC_KEY_FILE), read(EVALUATION_KEY_FILE));
+        let network = Network::new(&public, &evaluation).unwrap();
+        Self { public, evaluation, network, folder }
+    }
+
+    fn of(answers: Answers) -> &'static Self {
+        match answers {
+            Answers::Labels => &KEYS,
+            Answers::Scores => &KEYS_OF_SCORES,
+        }
+    }
+
+    fn public(&self) -> PublicKey {
+        PublicKey::from_bytes(&self.public).unwrap()
+    }
+
+    /// The secret key, eight bits to a byte.
+    fn packed_secret(&self) -> Vec<u8> {
+        let stored = std::fs::read(self.folder.path().join("secret.key")).unwrap();
+        stored[HEADER + 25..HEADER + 25 + DIMENSION / 8].to_vec()
+    }
+
+    /// The secret key, one word for each bit.
+    fn secret(&self) -> Vec<u32> {
+        let bits = |byte: u8| (0..8).map(move |bit| u32::from(byte >> bit & 1));
+        self.packed_secret().into_iter().flat_map(bits).collect()
+    }
+}
+
+/// Stores the key with other limits and a journal of nothing.
+fn store(folder: &Path, limits: Limits) {
+    let keys = Keys::of(limits.answers);
+    KeyHolder::store(folder, keys.public().id(), limits, &keys.packed_secret()).unwrap();
+}
 
 /// A holder of the key who has opened nothing yet, in a folder of its own.
-fn holder(folder: &Path) -> KeyHolder {
-    std::fs::copy(KEYS.folder.path().join("secret.key"), folder.join("secret.key")).unwrap();
+fn holder(folder: &Path, limits: Limits) -> KeyHolder {
+    store(folder, limits);
     KeyHolder::open(folder).unwrap()
 }
 
-fn bank(folder: &Path, limits: BankLimits) -> Bank {
+/// An account for each of `flags`.
+fn book(flags: [u8; CLASSES]) -> AccountBook {
     let row = |(account, flag): (&&str, u8)| AccountRow {
         account: (*account).to_owned(),
         name: "Ada Bauer".to_owned(),
         address: String::new(),
         flag,
     };
-    let rows: Vec<AccountRow> = ACCOUNTS.iter().zip([0, 3, 6]).map(row).collect();
-    Bank::open(folder, AccountBook::new(&rows), &KEYS.public, limits).unwrap()
+    AccountBook::new(&ACCOUNTS.iter().zip(flags).map(row).collect::<Vec<_>>())
+}
+
+/// The flags of [`ACCOUNTS`].
+const FLAGS: [u8; CLASSES] = [0, 3, 6];
+
+/// A bank who has answered nothing yet.
+fn bank(folder: &Path, answers: Answers, limits: BankLimits) -> Bank {
+    Bank::create(folder, &mut rng(99)).unwrap();
+    Bank::open(folder, book(FLAGS), &Keys::of(answers).public, limits).unwrap()
 }
 
 /// A payment between accounts of these classes, at banks 0 and 1.
@@ -84,9 +137,9 @@ fn rng(seed: u8) -> ChaCha20Rng {
 }
 
 /// Asks both banks all there is to ask.
-fn ask_banks(query: &mut Query<'_>) {
+fn ask_banks(query: &mut Query<'_>, answers: Answers) {
     let folder = tempfile::tempdir().unwrap();
-    let mut bank = bank(folder.path(), FREE);
+    let mut bank = bank(folder.path(), answers, FREE);
     for (number, side, ask) in query.asks().unwrap() {
         let answer = bank.answer(&ask).unwrap();
         query.accept(number, side, &answer).unwrap();
@@ -95,13 +148,15 @@ fn ask_banks(query: &mut Query<'_>) {
 }
 
 fn query(id: u8, rows: Vec<Row>) -> Query<'static> {
-    Query::new(&KEYS.network, QueryId([id; 16]), rows).unwrap()
+    let network = &Keys::of(rows[0].table.answers()).network;
+    Query::new(network, QueryId([id; 16]), rows).unwrap()
 }
 
 /// A query of one row of each pair, evaluated.
 fn evaluated(id: u8, table: impl Fn(usize) -> Table) -> (Vec<u8>, Pending) {
+    let answers = table(0).answers();
     let mut query = query(id, pairs(table));
-    ask_banks(&mut query);
+    ask_banks(&mut query, answers);
     query.evaluate(&mut rng(id)).unwrap()
 }
 
@@ -118,8 +173,9 @@ fn header_rows(bytes: &[u8]) -> &[u8] {
 
 #[test]
 fn labels_and_scores_equal_the_plain_tables_for_every_pair_of_classes() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut holder = holder(folder.path());
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut of_labels = holder(folders[0].path(), LIMITS);
+    let mut of_scores = holder(folders[1].path(), OF_SCORES);
     let (score_table, distinct) = Table::scores(&SCORES);
     assert_eq!(distinct, [0, 10, 20, 30, 40, 50, 60, 70, 80]);
 
@@ -127,7 +183,9 @@ fn labels_and_scores_equal_the_plain_tables_for_every_pair_of_classes() {
     let label_table =
         |pair: usize| Table::labels(&SCORES, [45, 10, 90, 20, 75, 35, 5, 55, 0][pair]);
     let (ask, pending) = evaluated(1, label_table);
-    let opened = holder.answer(1_000, &ask).unwrap();
+    // A key opens what it is for.
+    assert_eq!(code(of_scores.answer(1_000, &ask)), Code::WrongLabel);
+    let opened = of_labels.answer(1_000, &ask).unwrap();
     let labels: Vec<u8> = pending.finish(&opened).unwrap().into_iter().flatten().collect();
     let expected = [1, 1, 0, 1, 0, 0, 0, 1, 1];
     assert_eq!(labels, expected);
@@ -135,7 +193,13 @@ fn labels_and_scores_equal_the_plain_tables_for_every_pair_of_classes() {
     assert_ne!(header_rows(&opened), expected);
 
     let (ask, pending) = evaluated(2, |_| score_table.clone());
-    let opened = holder.answer(1_000, &ask).unwrap();
+    assert_eq!(code(of_labels.answer(1_000, &ask)), Code::WrongLabel);
+    // Nine scores are 36 bits.
+    assert_eq!(code(of_scores.answer(1_000, &ask)), Code::RateLimited);
+    drop(of_scores);
+    let folder = tempfile::tempdir().unwrap();
+    let mut of_scores = holder(folder.path(), Limits { bits_per_window: 36, ..OF_SCORES });
+    let opened = of_scores.answer(1_000, &ask).unwrap();
     let scores = pending.finish(&opened).unwrap().into_iter().flatten();
     let scores: Vec<u64> = scores.map(|index| distinct[usize::from(index)]).collect();
     assert_eq!(scores, SCORES);
@@ -155,20 +219,14 @@ fn labels_and_scores_equal_the_plain_tables_for_every_pair_of_classes() {
 
 #[test]
 fn what_the_holder_sees_is_masked_flooded_and_blinded() {
-    let folder = tempfile::tempdir().unwrap();
-    drop(holder(folder.path()));
-    let stored = std::fs::read(folder.path().join("secret.key")).unwrap();
-    let bits = &stored[HEADER + 24..HEADER + 24 + DIMENSION / 8];
-    let secret: Vec<u32> =
-        bits.iter().flat_map(|byte| (0..8).map(move |bit| u32::from(byte >> bit & 1))).collect();
-
     for (answers, id) in [(Answers::Labels, 3), (Answers::Scores, 4)] {
         let table = match answers {
             Answers::Labels => Table::labels(&SCORES, 45),
             Answers::Scores => Table::scores(&SCORES).0,
         };
+        let secret = Keys::of(answers).secret();
         let mut query = query(id, pairs(|_| table.clone()));
-        ask_banks(&mut query);
+        ask_banks(&mut query, answers);
         let (ask, _) = query.evaluate(&mut rng(id)).unwrap();
         let (again, _) = query.evaluate(&mut rng(id)).unwrap();
         // The network's draws, once more.
@@ -202,16 +260,58 @@ fn what_the_holder_sees_is_masked_flooded_and_blinded() {
     }
 }
 
+/// Most words in which the blinding masks of two rows agree, were they one mask times powers of X.
+fn words_of_one_mask(ask: &[u8]) -> usize {
+    let masks: Vec<Vec<u32>> = header_rows(ask)
+        .chunks_exact(OPEN_ROW_BYTES)
+        .enumerate()
+        .map(|(place, row)| {
+            let (words, _) = row.as_chunks();
+            let word = |at: usize| u32::from_le_bytes(words[at]);
+            // Times X^-place, modulo X^2048 + 1.
+            let behind = (place..DIMENSION).map(word);
+            behind.chain((0..place).map(|at| word(at).wrapping_neg())).collect()
+        })
+        .collect();
+    let agree = |a: &[u32], b: &[u32]| {
+        // Words are rounded, so a sign may cost 1.
+        a.iter().zip(b).filter(|(a, b)| a.wrapping_sub(**b).wrapping_add(1) <= 2).count()
+    };
+    let pairs = (1..masks.len()).flat_map(|b| (0..b).map(move |a| (a, b)));
+    pairs.map(|(a, b)| agree(&masks[a], &masks[b])).max().unwrap()
+}
+
+#[test]
+fn no_two_rows_are_blinded_by_one_mask() {
+    // Tables that are 0 for every pair at rows 1, 4 and 6: a look-up of them has no mask of its own.
+    let zero = [1, 4, 6];
+    let table = |pair: usize| Table::labels(&SCORES, if zero.contains(&pair) { 90 } else { 45 });
+    let (ask, _) = evaluated(20, table);
+    let words = words_of_one_mask(&ask);
+    assert!(words < 4, "{words}");
+
+    // Banks that send lists without a mask, so that no look-up has one.
+    let mut trivial = query(21, pairs(|_| Table::labels(&SCORES, 45)));
+    let home = tempfile::tempdir().unwrap();
+    let mut bank = bank(home.path(), Answers::Labels, FREE);
+    for (number, side, ask) in trivial.asks().unwrap() {
+        let mut answer = bank.answer(&ask).unwrap();
+        answer[HEADER..].fill(0);
+        trivial.accept(number, side, &answer).unwrap();
+    }
+    let (ask, _) = trivial.evaluate(&mut rng(21)).unwrap();
+    let words = words_of_one_mask(&ask);
+    assert!(words < 4, "{words}");
+}
+
 #[test]
 fn the_holder_opens_a_query_once_and_within_its_limits() {
     let folder = tempfile::tempdir().unwrap();
-    let mut first = holder(folder.path());
+    let mut first = holder(folder.path(), LIMITS);
     assert_eq!(first.limits(), LIMITS);
     // What a holder counts does not depend on what it opens.
     let ask = |id: u8, rows: usize, fill: u8| {
-        let header =
-            Header::of_query(Kind::OpenAsk, 0, KEYS.network_id(), QueryId([id; 16]), rows).unwrap();
-        let mut bytes = header.begin(0);
+        let mut bytes = open_ask(id, rows);
         bytes.resize(HEADER + rows * OPEN_ROW_BYTES, fill);
         bytes
     };
@@ -222,6 +322,9 @@ fn the_holder_opens_a_query_once_and_within_its_limits() {
     assert_eq!(code(first.answer(1_099, &ask(2, 11, 7))), Code::RateLimited);
     // A clock that goes back is not believed.
     assert_eq!(code(first.answer(1, &ask(2, 11, 7))), Code::RateLimited);
+    // Nor one that went forth for a question that was refused.
+    assert_eq!(code(first.answer(5_000, &ask(2, 21, 7))), Code::BudgetSpent);
+    assert_eq!(code(first.answer(1_099, &ask(2, 11, 7))), Code::RateLimited);
     // A second process cannot spend the same budget.
     assert_eq!(
         KeyHolder::open(folder.path()).err().unwrap().kind(),
@@ -247,8 +350,16 @@ fn the_holder_opens_a_query_once_and_within_its_limits() {
     let made = KEYS.folder.path();
     let mode = std::fs::metadata(made.join("secret.key")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let again = KeyHolder::create(made, LIMITS).err().unwrap();
+    let again = KeyHolder::create(made, LIMITS).unwrap_err();
     assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);
+
+    // A secret without its journal, or with another's, has no budget.
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::copy(made.join("secret.key"), elsewhere.path().join("secret.key")).unwrap();
+    let refused = || KeyHolder::open(elsewhere.path()).err().unwrap().kind();
+    assert_eq!(refused(), std::io::ErrorKind::NotFound);
+    Journal::create(&elsewhere.path().join("opened"), &[0; 16]).unwrap();
+    assert_eq!(refused(), std::io::ErrorKind::InvalidData);
 
     // A damaged secret is not used.
     drop(second);
@@ -262,11 +373,82 @@ fn the_holder_opens_a_query_once_and_within_its_limits() {
     );
 }
 
+/// A question to the holder of the key for labels, without its rows.
+fn open_ask(id: u8, rows: usize) -> Vec<u8> {
+    let key = KEYS.public().id();
+    Header::of_query(Kind::OpenAsk, 0, key, QueryId([id; 16]), rows).unwrap().begin(0)
+}
+
+#[test]
+fn a_budget_of_the_whole_key_must_be_asked_for() {
+    let kind = |limits| {
+        let folder = tempfile::tempdir().unwrap();
+        let created = KeyHolder::create(folder.path(), limits).unwrap_err().kind();
+        assert_eq!(created, std::io::ErrorKind::InvalidInput);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        store(folder.path(), limits);
+        KeyHolder::open(folder.path()).err().unwrap().kind()
+    };
+    let whole = Limits { bits_in_all: KEY_BITS, ..LIMITS };
+    assert_eq!(kind(whole), std::io::ErrorKind::InvalidData);
+    assert_eq!(kind(Limits { window_s: 0, ..LIMITS }), std::io::ErrorKind::InvalidData);
+    for limits in [
+        Limits { bits_in_all: KEY_BITS - 1, ..LIMITS },
+        Limits { network_may_extract_key: true, ..whole },
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(holder(folder.path(), limits).limits(), limits);
+    }
+}
+
+#[test]
+fn so_many_labels_of_a_deviating_network_are_the_whole_key() {
+    // What `KEY_BITS` claims. The bootstrapping key has each bit of the smaller secret key under the larger one, at
+    // 2^41: brought to 2^63 it is a label.
+    let (switch, bootstrap) = crate::evaluation::parts(&KEYS.evaluation, &KEYS.public()).unwrap();
+    let bits = usize::try_from(KEY_BITS).unwrap();
+    let mut ask = open_ask(30, bits);
+    let bootstrap = bootstrap.decompress_into_lwe_bootstrap_key();
+    for bit in bootstrap.iter() {
+        // The last of its two rows: mask A, body A S + bit 2^41 + noise, of which the coefficients at 0 matter.
+        let row = &bit.as_ref()[2 * DIMENSION..];
+        let mask = (0..DIMENSION).map(|at| match at {
+            0 => row[0],
+            _ => row[DIMENSION - at].wrapping_neg(),
+        });
+        for word in mask.chain([row[DIMENSION]]) {
+            ask.extend(u32::try_from(word.wrapping_shl(22) >> 32).unwrap().to_le_bytes());
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        bits_in_all: KEY_BITS,
+        bits_per_window: KEY_BITS,
+        network_may_extract_key: true,
+        ..LIMITS
+    };
+    let opened = holder(folder.path(), limits).answer(0, &ask).unwrap();
+    let smaller = header_rows(&opened);
+    assert_eq!(smaller.len(), bits);
+
+    // The key-switching key has each bit of the larger one under the smaller one, at 2^48 or above.
+    let switch = switch.decompress_into_lwe_keyswitch_key();
+    let larger = switch.iter().map(|bit| {
+        let row = &bit.as_ref()[..=bits];
+        let mask = row
+            .iter()
+            .zip(smaller)
+            .fold(0u64, |sum, (word, bit)| sum.wrapping_add(word.wrapping_mul(u64::from(*bit))));
+        u32::from(row[bits].wrapping_sub(mask).cast_signed().unsigned_abs() > 1 << 47)
+    });
+    assert_eq!(larger.collect::<Vec<_>>(), KEYS.secret());
+}
+
 #[test]
 fn a_bank_answers_a_query_once_and_an_account_so_often() {
     let folder = tempfile::tempdir().unwrap();
-    let limits = BankLimits { per_account: 2, in_all: 5 };
-    let mut first = bank(folder.path(), limits);
+    let limits = BankLimits { bits_per_account: 2, bits_in_all: 5 };
+    let mut first = bank(folder.path(), Answers::Labels, limits);
     let table = Table::labels(&SCORES, 45);
     let ask = |id: u8, classes: &[usize]| -> Vec<u8> {
         let rows = classes.iter().map(|class| row(*class, 0, table.clone())).collect();
@@ -282,7 +464,10 @@ fn a_bank_answers_a_query_once_and_an_account_so_often() {
     assert_eq!(code(first.answer(&ask(1, &[0, 2]))), Code::LabelReuse);
     assert_eq!(code(first.answer(&ask(2, &[0, 2, 0]))), Code::BudgetSpent);
     drop(first);
-    let mut second = bank(folder.path(), limits);
+    // The book is another now: an old question must not get new flags, uncounted.
+    let open = |limits| Bank::open(folder.path(), book([7, 7, 7]), &KEYS.public, limits);
+    let mut second = open(limits).unwrap();
+    assert_eq!(code(second.answer(&ask(1, &[0, 1]))), Code::LabelReuse);
     assert_eq!(code(second.answer(&ask(1, &[0, 2]))), Code::LabelReuse);
     assert_eq!(code(second.answer(&ask(2, &[0, 2, 0]))), Code::BudgetSpent);
     second.answer(&ask(2, &[2, 0])).unwrap();
@@ -290,14 +475,61 @@ fn a_bank_answers_a_query_once_and_an_account_so_often() {
     assert_eq!(code(second.answer(&ask(3, &[1, 2]))), Code::BudgetSpent);
     second.answer(&ask(4, &[1])).unwrap();
     assert_eq!(code(second.answer(&ask(5, &[2]))), Code::BudgetSpent);
+    drop(second);
+
+    // A bank's limits stay over keys; an answer under a key for scores counts four.
+    let scores = |id: u8| {
+        let query = query(id, vec![row(2, 0, Table::scores(&SCORES).0)]);
+        query.asks().unwrap().remove(0).2
+    };
+    let mut third = Bank::open(
+        folder.path(),
+        book(FLAGS),
+        &KEYS_OF_SCORES.public,
+        BankLimits { bits_per_account: 5, bits_in_all: 9 },
+    )
+    .unwrap();
+    third.answer(&scores(6)).unwrap();
+    assert_eq!(code(third.answer(&scores(7))), Code::BudgetSpent);
+    drop(third);
+    let free = BankLimits { bits_per_account: 6, bits_in_all: 10 };
+    let mut fourth = open(free).unwrap();
+    fourth.answer(&ask(8, &[2])).unwrap();
+    assert_eq!(code(fourth.answer(&ask(9, &[1]))), Code::BudgetSpent);
+    drop(fourth);
+
+    // Its user alone reads its files, and tags are keyed: another bank's journal of the same question differs.
+    let other = tempfile::tempdir().unwrap();
+    Bank::create(other.path(), &mut rng(98)).unwrap();
+    let mut fifth = Bank::open(other.path(), book(FLAGS), &KEYS.public, limits).unwrap();
+    fifth.answer(&ask(1, &[0, 1])).unwrap();
+    drop(fifth);
+    let journal = |folder: &TempDir| std::fs::read(folder.path().join("answered")).unwrap();
+    // Behind name, query, side and bits.
+    let tags = 20 + 32 + 12 + 18;
+    assert_ne!(journal(&folder)[tags..tags + 32], journal(&other)[tags..tags + 32]);
+    for file in ["answered", "tag.key"] {
+        let mode = std::fs::metadata(other.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    // Neither file lacks the other, nor is it another's.
+    let again = Bank::create(folder.path(), &mut rng(98)).unwrap_err();
+    assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);
+    std::fs::copy(other.path().join("tag.key"), folder.path().join("tag.key")).unwrap();
+    assert_eq!(code(open(limits)), Code::Unavailable);
+    std::fs::remove_file(folder.path().join("tag.key")).unwrap();
+    assert_eq!(code(open(limits)), Code::Unavailable);
+    std::fs::remove_file(other.path().join("answered")).unwrap();
+    let lost = Bank::open(other.path(), book(FLAGS), &KEYS.public, limits);
+    assert_eq!(code(lost), Code::Unavailable);
 }
 
 #[test]
 fn a_bank_spoils_its_own_rows_only_and_the_holder_sees_nothing_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let mut holder = holder(folder.path());
+    let mut holder = holder(folder.path(), LIMITS);
     let home = tempfile::tempdir().unwrap();
-    let mut bank = bank(home.path(), FREE);
+    let mut bank = bank(home.path(), Answers::Labels, FREE);
     let label = |pair: usize| Table::labels(&SCORES, [45, 10, 90, 20, 75, 35, 5, 55, 0][pair]);
     let expected = [1, 1, 0, 1, 0, 0, 0, 1, 1];
 
@@ -339,9 +571,9 @@ fn a_bank_spoils_its_own_rows_only_and_the_holder_sees_nothing_of_it() {
 #[test]
 fn rows_of_a_bank_that_does_not_answer_stay_without_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let mut holder = holder(folder.path());
+    let mut holder = holder(folder.path(), LIMITS);
     let home = tempfile::tempdir().unwrap();
-    let mut bank = bank(home.path(), FREE);
+    let mut bank = bank(home.path(), Answers::Labels, FREE);
     let table = || Table::labels(&SCORES, 45);
     let mut rows = vec![row(0, 2, table()), row(2, 0, table()), row(2, 1, table())];
     rows[1].sides[1].bank = 7;
@@ -357,6 +589,10 @@ fn rows_of_a_bank_that_does_not_answer_stay_without_answer() {
         let other = if side == Side::Ordering { Side::Beneficiary } else { Side::Ordering };
         assert_eq!(code(query.accept(number, other, &answer)), Code::WrongLabel);
         query.accept(number, side, &answer).unwrap();
+        // The first answer stands.
+        query.accept(number, side, &answer).unwrap();
+        let again = bank.answer(&ask).unwrap();
+        assert_eq!(code(query.accept(number, side, &again)), Code::Duplicate);
     }
     let (ask, pending) = query.evaluate(&mut rng(8)).unwrap();
     let labels = pending.finish(&holder.answer(0, &ask).unwrap()).unwrap();
@@ -373,7 +609,7 @@ struct Messages {
 }
 
 fn messages(home: &Path) -> Messages {
-    let mut bank = bank(home, FREE);
+    let mut bank = bank(home, Answers::Labels, FREE);
     let mut query = query(11, pairs(|_| Table::labels(&SCORES, 45)));
     let mut asks = query.asks().unwrap();
     let mut flags = Vec::new();
@@ -383,7 +619,7 @@ fn messages(home: &Path) -> Messages {
     }
     let (ask_holder, pending) = query.evaluate(&mut rng(11)).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let opened = holder(folder.path()).answer(0, &ask_holder).unwrap();
+    let opened = holder(folder.path(), LIMITS).answer(0, &ask_holder).unwrap();
     Messages { ask_bank: asks.remove(1).2, flags, ask_holder, opened, pending }
 }
 
@@ -392,8 +628,8 @@ fn hostile_bytes_are_refused_without_a_panic() {
     let (home, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let Messages { ask_bank, flags, ask_holder, opened, pending } = messages(home.path());
     let other_home = tempfile::tempdir().unwrap();
-    let mut bank = bank(other_home.path(), FREE);
-    let mut holder = holder(folder.path());
+    let mut bank = bank(other_home.path(), Answers::Labels, FREE);
+    let mut holder = holder(folder.path(), LIMITS);
     let fresh = || query(11, pairs(|_| Table::labels(&SCORES, 45)));
     type Reader<'a> = Box<dyn FnMut(&[u8]) -> Result<(), Refusal> + 'a>;
     let readers: [(&str, &[u8], Reader<'_>); 6] = [
@@ -403,7 +639,7 @@ fn hostile_bytes_are_refused_without_a_panic() {
             "evaluation key",
             &KEYS.evaluation[..HEADER],
             Box::new(|bytes| {
-                let key = KEYS.network_id();
+                let key = KEYS.public().id();
                 let (_, payload) = Header::parse(bytes, Kind::EvaluationKey, Some(key))?;
                 crate::wire::exact(payload, 0)
             }),
@@ -427,15 +663,15 @@ fn hostile_bytes_are_refused_without_a_panic() {
             bytes
         };
         assert_eq!(code(read(&with(5, 2))), Code::UnsupportedVersion, "{what}");
-        assert_eq!(code(read(&with(3, 2))), Code::UnsupportedVersion, "{what}");
+        assert_eq!(code(read(&with(3, VERSION + 1))), Code::UnsupportedVersion, "{what}");
         assert_eq!(code(read(&with(8, whole[8] ^ 1))), Code::WrongLabel, "{what}");
         // Any bit of the header; of a query only what makes a valid other question may pass.
         for bit in 0..8 * HEADER {
             let mut bytes = whole.to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let query_bit = (48..56).contains(&bit) || (192..320).contains(&bit);
-            let question = what.starts_with("question");
-            assert!(read(&bytes).is_err() || question && query_bit, "{what}: bit {bit}");
+            let query_bit = what.starts_with("question") && (192..320).contains(&bit);
+            let side_bit = what == "question to a bank" && bit == 48;
+            assert!(read(&bytes).is_err() || query_bit || side_bit, "{what}: bit {bit}");
         }
         // Any length but its own.
         let lengths = (0..=HEADER).chain(
@@ -461,7 +697,7 @@ fn hostile_bytes_are_refused_without_a_panic() {
 #[test]
 fn evaluation_keys_that_are_damaged_or_of_other_parameters_are_refused() {
     let whole = &KEYS.evaluation;
-    assert_eq!(whole.len(), 44 + 16 + 8 * 918 * 2 * 2048 + 16 + 8 * 2048 * 4 + 16);
+    assert_eq!(whole.len(), 44 + 16 + 8 * 918 * 2 * 2048 + 16 + 8 * 2048 * 4);
     let refused = |bytes: &[u8]| code(Network::new(&KEYS.public, bytes));
     let mut damaged = whole.clone();
     let mut draws = rng(13);
@@ -469,7 +705,7 @@ fn evaluation_keys_that_are_damaged_or_of_other_parameters_are_refused() {
         let place =
             HEADER + usize::try_from(draws.next_u64() % (whole.len() - HEADER) as u64).unwrap();
         damaged[place] ^= 1;
-        assert_eq!(refused(&damaged), Code::Malformed, "{place}");
+        assert_eq!(refused(&damaged), Code::WrongLabel, "{place}");
         damaged[place] ^= 1;
     }
     damaged[5] = 2;
@@ -477,9 +713,14 @@ fn evaluation_keys_that_are_damaged_or_of_other_parameters_are_refused() {
     assert_eq!(refused(&whole[..whole.len() - 1]), Code::WrongLength);
     assert_eq!(refused(&[whole, &[0][..]].concat()), Code::WrongLength);
 
+    // Another key's, sound but for the name that it was given.
+    let mut other = KEYS_OF_SCORES.evaluation.clone();
+    other[8..24].copy_from_slice(&KEYS.public().id().0);
+    assert_eq!(refused(&other), Code::WrongLabel);
+
     // A key of other parameters is not written, either.
     let other = CompressedServerKey::new(&ClientKey::new(OTHER));
-    let error = crate::evaluation::write(KEYS.network_id(), other).unwrap_err();
+    let error = crate::evaluation::payload(other).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
 }
 
@@ -491,16 +732,11 @@ fn queries_out_of_bounds_are_refused() {
     assert_eq!(code(new((0..1025).map(|_| row(0, 0, table())).collect())), Code::WrongLength);
     let mixed = vec![row(0, 0, table()), row(0, 0, Table::scores(&SCORES).0)];
     assert_eq!(code(new(mixed)), Code::WrongState);
+    assert_eq!(code(new(vec![row(0, 0, Table::scores(&SCORES).0)])), Code::WrongState);
     let mut long = row(0, 0, table());
     long.sides[0].account.account = "x".repeat(257);
     let query = Query::new(&KEYS.network, QueryId([1; 16]), vec![long]).unwrap();
     assert_eq!(code(query.asks()), Code::WrongLength);
 }
 
-quorate_crypto::assert_secret!(KeyHolder);
-
-impl Keys {
-    fn network_id(&self) -> KeyId {
-        PublicKey::from_bytes(&self.public).unwrap().id()
-    }
-}
+quorate_crypto::assert_secret!(KeyHolder, Bank);

@@ -3,10 +3,10 @@
 //! | bytes | content |
 //! |---|---|
 //! | 0..3 | "QTF" |
-//! | 3 | version, 1 |
+//! | 3 | version, 2 |
 //! | 4 | [`Kind`] |
 //! | 5 | parameters, [`ID`] |
-//! | 6 | side (0 ordering, 1 beneficiary) or answers (0 labels, 1 scores); else 0 |
+//! | 6 | public and secret key: 0 labels, 1 scores; to and from banks: 0 ordering side, 1 beneficiary; else 0 |
 //! | 7 | 0 |
 //! | 8..24 | [`KeyId`] |
 //! | 24..40 | [`QueryId`]; 0 in keys |
@@ -23,7 +23,7 @@ use crate::parameters::{DIMENSION, ID};
 use crate::table::Answers;
 
 /// Version of all messages and stored keys.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bytes of a header.
 pub const HEADER: usize = 44;
@@ -39,9 +39,10 @@ const MAGIC: [u8; 3] = *b"QTF";
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Key holder to banks and network: 2 x 2048 words of 64 bits, a compact public key.
+    /// Key holder to banks and network: 2 x 2048 words of 64 bits, a compact public key, then the SHA-256 of the
+    /// evaluation key.
     PublicKey,
-    /// Key holder to network: a compressed server key, 30 MB of seeds and words with a checksum.
+    /// Key holder to network: a compressed server key, 30 MB of seeds and words.
     EvaluationKey,
     /// Network to bank: per row the account and, at the beneficiary's side, the name, each with its
     /// length in two bytes.
@@ -70,14 +71,14 @@ impl Kind {
     }
 }
 
-/// Names a key: the first half of the hash of its public part.
+/// Names a key: the first half of the hash of what it opens, its public key and its evaluation key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyId(pub [u8; 16]);
 
 impl KeyId {
-    /// The id of the public key of these words.
-    pub(crate) fn of(payload: &[u8]) -> Self {
-        let hash = Sha256::new_with_prefix("quorate/tfhe-key/1").chain_update([ID]);
+    /// The id of the key with this payload in its public message.
+    pub(crate) fn of(answers: Answers, payload: &[u8]) -> Self {
+        let hash = Sha256::new_with_prefix("quorate/tfhe-key/2").chain_update([ID, answers.byte()]);
         Self(half(hash.chain_update(payload)))
     }
 }
@@ -86,7 +87,7 @@ impl KeyId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueryId(pub [u8; 16]);
 
-/// The first half of a hash.
+/// The first half of a hash: enough where whoever chooses what is hashed gains nothing by two things of one name.
 pub(crate) fn half(hash: Sha256) -> [u8; 16] {
     let hash: [u8; 32] = hash.finalize().into();
     hash.first_chunk().copied().unwrap_or_default()
@@ -104,8 +105,8 @@ pub(crate) struct Header {
 
 impl Header {
     /// The header of a key.
-    pub(crate) const fn of_key(kind: Kind, key: KeyId) -> Self {
-        Self { kind, detail: 0, key, query: QueryId([0; 16]), rows: 0 }
+    pub(crate) const fn of_key(kind: Kind, detail: u8, key: KeyId) -> Self {
+        Self { kind, detail, key, query: QueryId([0; 16]), rows: 0 }
     }
 
     /// The header of a message of a query.
@@ -176,17 +177,21 @@ impl Header {
             return Err(Refusal::new(Code::WrongLabel, "a message of another key"));
         }
         let header = Self { kind, detail, key: of, query, rows };
+        let details = match kind {
+            Kind::PublicKey | Kind::Secret | Kind::FlagAsk | Kind::FlagAnswer => 2,
+            Kind::EvaluationKey | Kind::OpenAsk | Kind::Opened => 1,
+        };
+        if detail >= details {
+            return Err(malformed("neither answers nor side"));
+        }
         match kind {
             Kind::PublicKey | Kind::EvaluationKey | Kind::Secret => {
-                if header != Self::of_key(kind, of) {
+                if header != Self::of_key(kind, detail, of) {
                     return Err(malformed("a key with a query"));
                 }
             }
             Kind::FlagAsk | Kind::FlagAnswer | Kind::OpenAsk | Kind::Opened => {
                 checked_rows(header.len())?;
-                if detail > 1 {
-                    return Err(malformed("neither side nor answers"));
-                }
             }
         }
         Ok((header, rest))
@@ -197,7 +202,7 @@ impl Header {
         if self.detail == 0 { Side::Ordering } else { Side::Beneficiary }
     }
 
-    /// What is opened.
+    /// What a key opens.
     pub(crate) fn answers(&self) -> Answers {
         Answers::of(self.detail).unwrap_or(Answers::Labels)
     }
