@@ -11,6 +11,7 @@ use quorate_crypto::threshold::KeySecret;
 use quorate_crypto::threshold::elgamal::choice::{CIPHERTEXT_BYTES, ChoiceError, Chosen, Ciphers};
 use serde::{Deserialize, Serialize};
 
+use super::letters::Close;
 use super::messages::{
     Evidence, FlagPart, FreezeAsk, Message, NO_CELL, NoiseShare, Opens, Partial, Picked,
     QueryTable, Release, ReleaseAsk, SumAsk, Summed, assignment_hash,
@@ -78,6 +79,8 @@ pub struct AuthorityJob {
     log: QueryLog,
     /// Evidence and noise shares that are kept.
     kept: BTreeSet<Hash>,
+    /// Whether the network ended the job: nothing is known of it any more, and nothing is done.
+    over: bool,
 }
 
 /// Sums that were recomputed, and the banks in them.
@@ -92,8 +95,24 @@ impl AuthorityJob {
     /// A job that nothing was asked of.
     #[must_use]
     pub fn new(job: Job) -> Self {
-        let (versions, queries, log, kept) = Default::default();
-        Self { job, versions, queries, log, kept }
+        let (versions, queries, log, kept, over) = Default::default();
+        Self { job, versions, queries, log, kept, over }
+    }
+
+    /// The network ends the job: all that is known of it goes, and nothing is answered from now on. The
+    /// driver erases what is kept and the share of the key in the commit that stores this.
+    ///
+    /// # Errors
+    /// [`Code::BadSignature`], [`Code::UnknownJob`], [`Code::TooLarge`].
+    pub fn end(self, close: &Signed<Close>) -> Result<Self, Refusal> {
+        self.job.closed(close)?;
+        Ok(Self { over: true, ..Self::new(self.job) })
+    }
+
+    /// Whether the network ended the job.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.over
     }
 
     /// Handles a message of the network.
@@ -108,6 +127,7 @@ impl AuthorityJob {
     ) -> Result<(Self, Vec<AuthorityOutput>), Bug> {
         let mut next = self.clone();
         let outcome = match message {
+            _ if self.over => Err(Refusal::new(Code::WrongState, "the job is over")),
             // Kept unread: what it says is checked when it is named.
             Message::Evidence(evidence) => next.keep(encode(evidence.as_ref())),
             Message::NoiseShare(share) => next.keep(encode(share)),

@@ -634,6 +634,26 @@ impl Job {
         messages::Message::Refused(Signed::sign(refused, cx.identity).signed().clone())
     }
 
+    /// Whether a refusal of somebody else is too long to be stored or shown: a role of the job has no
+    /// reason to name more than all of them.
+    fn is_too_long(&self, refusal: &Refusal) -> bool {
+        let roles = self.banks.len().saturating_add(3);
+        refusal.detail.len() > MAX_DETAIL_BYTES
+            || refusal.culprits.len().max(refusal.concerns.len()) > roles
+    }
+
+    /// The network ends the job; says why, if it does so early.
+    fn closed(&self, close: &Signed<letters::Close>) -> Result<Option<Refusal>, Refusal> {
+        let close = close.verify(&self.network.verify)?;
+        if close.job != self.manifest {
+            return Err(Refusal::new(Code::UnknownJob, "of another job"));
+        }
+        if close.failure.as_ref().is_some_and(|refusal| self.is_too_long(refusal)) {
+            return Err(Refusal::new(Code::TooLarge, "a reason that is too long"));
+        }
+        Ok(close.failure.clone())
+    }
+
     /// W1: signed by the network, of this job and one of its versions.
     fn by_network<T: Body + messages::OfJob>(
         &self,

@@ -22,8 +22,8 @@ use super::messages::{
 };
 use super::strict::Closed;
 use super::{
-    Job, Keep, MAX_DETAIL_BYTES, MAX_QUERY_ROWS, RowId, Side, World, bad_ciphertext, blob_hash,
-    ciphers_hash, reply_ciphers, rows_hash, seed,
+    Job, Keep, MAX_QUERY_ROWS, RowId, Side, World, bad_ciphertext, blob_hash, ciphers_hash,
+    reply_ciphers, rows_hash, seed,
 };
 use crate::checks::{Check, holds};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
@@ -528,7 +528,7 @@ impl NetworkJob {
         let refused =
             if by_authority { self.job.by_authority(signed)? } else { self.job.by_bank(signed)? };
         self.is_of_version(refused.version)?;
-        if refused.refusal.detail.len() > MAX_DETAIL_BYTES {
+        if self.job.is_too_long(&refused.refusal) {
             return Err(Refusal::new(Code::TooLarge, "a reason that is too long"));
         }
         let note = format!("{}: {}", refused.bank, refused.refusal);
