@@ -89,7 +89,7 @@ impl Layout {
     ///
     /// # Errors
     /// [`Code::UnknownParty`] for a payment of a bank outside the job; [`Code::WrongLength`] for
-    /// too many payments.
+    /// too many payments; [`Code::TooLarge`] for an account whose number or name is too long.
     pub fn new(
         job: &Job,
         identity: &Identity,
@@ -99,6 +99,7 @@ impl Layout {
         if payments.len() as u64 > job.max_rows {
             return Err(Refusal::new(Code::WrongLength, "more payments than the job allows"));
         }
+        payments.iter().flat_map(|payment| &payment.accounts).try_for_each(Account::check)?;
         let length = job.part_len();
         let label = job.label("layout", version);
         let drawn = seed(identity, "quorate/pv-layout/1", &[&label.0]);
@@ -247,6 +248,8 @@ pub struct NetworkJob {
     phase: Phase,
     lost: BTreeSet<Name>,
     joined: BTreeSet<Name>,
+    /// Hash of the end of every bank's join list.
+    ends: BTreeMap<Name, Hash>,
     /// Where the parts that came are kept.
     flags: BTreeMap<(Side, Name, u16), Hash>,
     /// Where the inputs of beneficiaries' parts are kept, once ordering sides are complete.
@@ -303,6 +306,7 @@ impl NetworkJob {
             return Err(Refusal::new(Code::UnknownRound, "the job has no such model version"));
         }
         let mut outputs = Vec::new();
+        let mut announced = BTreeMap::new();
         for bank in &job.banks {
             let mut ends = [Vec::new(), Vec::new()];
             for (side, end) in Side::BOTH.into_iter().zip(&mut ends) {
@@ -326,6 +330,7 @@ impl NetworkJob {
                 }
             }
             let end = join_end(cx, &job, version, &bank.party, ends);
+            announced.insert(bank.party.clone(), end.hash());
             outputs.push(to_bank(&bank.party, Message::JoinEnd(end)));
         }
         let next = Self {
@@ -334,6 +339,7 @@ impl NetworkJob {
             phase: Phase::Setup,
             lost: BTreeSet::new(),
             joined: BTreeSet::new(),
+            ends: announced,
             flags: BTreeMap::new(),
             inputs: BTreeMap::new(),
             chained: false,
@@ -601,6 +607,13 @@ impl NetworkJob {
     fn join(&mut self, signed: &Signed<Joined>) -> Result<Vec<NetworkOutput>, Refusal> {
         let joined = self.job.by_bank(signed)?;
         self.is_of_version(joined.version)?;
+        // W2 at the network: it is this list that the bank fixed.
+        if self.ends.get(&joined.bank) != Some(&joined.end) {
+            let why = "the bank joined another list than it was given";
+            return Err(
+                Refusal::new(Code::WrongLabel, why).blaming(Culprit::Party(joined.bank.clone()))
+            );
+        }
         self.joined.insert(joined.bank.clone());
         Ok(Vec::new())
     }
@@ -1286,7 +1299,8 @@ impl NetworkJob {
     ///
     /// # Errors
     /// [`Code::WrongState`] before the version is trained, or in a strict job; [`Code::WrongLength`]
-    /// for tables of another size or more than 256 payments; [`Code::UnknownParty`].
+    /// for tables of another size or more than 256 payments; [`Code::UnknownParty`];
+    /// [`Code::TooLarge`] for an account whose number or name is too long.
     pub fn query(
         self,
         cx: &mut Context<'_>,
@@ -1298,6 +1312,7 @@ impl NetworkJob {
         let mut next = self;
         let entries = next.job.classes().saturating_mul(next.job.classes());
         let sized = asked.iter().all(|row| row.scores.len() == entries);
+        asked.iter().flat_map(|row| &row.accounts).try_for_each(Account::check)?;
         next.may_ask(query, banks, asked.len(), sized)?;
         if next.job.strict {
             let why = "a strict job's tables are made of cells";

@@ -98,7 +98,7 @@ impl NetworkJob {
     /// # Errors
     /// [`Code::WrongState`] before the version is frozen or in a job that opens its counts;
     /// [`Code::WrongLength`] for leaves that there are not or more than 256 payments;
-    /// [`Code::UnknownParty`].
+    /// [`Code::UnknownParty`]; [`Code::TooLarge`] for an account whose number or name is too long.
     pub fn query_pooled(
         self,
         cx: &mut Context<'_>,
@@ -111,6 +111,7 @@ impl NetworkJob {
         let mut next = self;
         let trees = usize::from(next.job.trees);
         let sized = asked.iter().all(|row| row.leaves.len() == trees);
+        asked.iter().flat_map(|row| &row.accounts).try_for_each(Account::check)?;
         next.may_ask(query, banks, asked.len(), sized)?;
         let not_closed = || Refusal::new(Code::WrongState, "no tables of this version are closed");
         let closed = next.closed.as_ref().ok_or_else(not_closed)?;
