@@ -409,6 +409,58 @@ fn shrunk(rows: (u64, u64), weight: u64, prior: u64) -> u64 {
     u64::try_from(score).unwrap_or(ONE)
 }
 
+/// What a node's own rows are weighed against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prior {
+    /// Rows that what is known without the node counts for, in units of 2^-[`WEIGHT_BITS`] rows.
+    pub weight: u64,
+    /// Variance of the noise in every opened count, in squared rows; 0 where counts are exact.
+    pub variance: u64,
+}
+
+impl Prior {
+    /// A prior of `rows` rows where opened counts have noise of deviation `sigma`; its variance is rounded
+    /// up.
+    #[must_use]
+    pub fn new(rows: u32, sigma: Option<f64>) -> Self {
+        let sigma = sigma.unwrap_or(0.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a cast of floats saturates, and a square is not negative"
+        )]
+        let variance = libm::ceil(sigma * sigma) as u64;
+        Self { weight: u64::from(rows) << WEIGHT_BITS, variance }
+    }
+
+    /// The share of anomalous rows where a class's counts are sums of `counts` opened ones, shrunk
+    /// towards `rate`.
+    ///
+    /// Credibility as in Bühlmann's model. Among N rows of the class the observed share has variance
+    /// p (1 - p) / N by chance and v / N^2 by the noise, v being the noise's variance in the count, where p is
+    /// the expected share. If true shares vary around p by p (1 - p) / w, the best linear estimate gives p
+    /// the weight of w (1 + v / (N p (1 - p))) rows. So w is the weight without noise, and noise counts for
+    /// more the fewer the rows and the rarer what is looked for.
+    fn share(self, rows: (u64, u64), counts: u64, rate: u64) -> u64 {
+        let noise = u128::from(self.variance) * u128::from(counts);
+        if noise == 0 {
+            return shrunk(rows, self.weight, rate);
+        }
+        let spread = u128::from(rate) * u128::from(ONE.saturating_sub(rate));
+        let below = spread.saturating_mul(u128::from(rows.0.saturating_add(rows.1)));
+        let above =
+            noise.saturating_mul(u128::from(self.weight)).saturating_mul(1 << (2 * SCORE_BITS));
+        let Some(more) = above.checked_div(below) else { return rate };
+        let weight = u64::try_from(more).unwrap_or(u64::MAX).saturating_add(self.weight);
+        shrunk(rows, weight, rate)
+    }
+}
+
+/// How many opened counts make the rows of a class: one at either end of the thermometer, else two.
+const fn counts_of(class: usize) -> u64 {
+    if class == 0 || class == BITS { 1 } else { 2 }
+}
+
 /// The score of each tree, leaf and class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scores(Vec<[u64; CLASSES]>);
@@ -416,27 +468,27 @@ pub struct Scores(Vec<[u64; CLASSES]>);
 impl Scores {
     /// Scores of the leaves, from what training opened.
     ///
-    /// A leaf's score for a class is its share of anomalous rows, shrunk with weight `weight` towards
+    /// A leaf's score for a class is its share of anomalous rows, shrunk as `prior` says towards
     /// the score of the node above for the same class, whose rows are those of the leaves below it;
-    /// the root's is shrunk towards the base rate of the class over all trees. `weight` is in units of
-    /// 2^-[`WEIGHT_BITS`] rows; with noise it should be at least its standard deviation.
+    /// the root's is shrunk towards the base rate of the class over all trees.
     #[must_use]
-    pub fn new(forest: &Forest, totals: &Totals, cells: &Cells, weight: u64) -> Self {
+    pub fn new(forest: &Forest, totals: &Totals, cells: &Cells, prior: Prior) -> Self {
         let leaves = 1usize << forest.spec.depth;
         let mut scores = Vec::with_capacity(forest.spec.trees as usize * leaves);
         let trees = totals.0.chunks_exact(LABELS * leaves);
         let trees = trees.zip(cells.0.chunks_exact(LABELS * BITS * leaves));
         let trees: Vec<Tree> = trees.map(|(totals, bits)| Tree::new(totals, bits)).collect();
-        let base = base_rates(&trees, weight);
+        let base = base_rates(&trees, leaves as u64, prior);
         for tree in &trees {
             let mut above = vec![base];
             for level in &tree.levels {
+                let below = (leaves as u64).checked_div(level.len() as u64).unwrap_or(1);
                 let scored = level.iter().enumerate().map(|(node, rows)| {
-                    let prior = above.get(node / 2).copied().unwrap_or(base);
+                    let rates = above.get(node / 2).copied().unwrap_or(base);
                     std::array::from_fn(|class| {
-                        let (rows, prior) = (rows.get(class), prior.get(class));
-                        let (rows, prior) = (rows.copied(), prior.copied().unwrap_or(0));
-                        shrunk(rows.unwrap_or_default(), weight, prior)
+                        let (rows, rate) = (rows.get(class), rates.get(class));
+                        let (rows, rate) = (rows.copied(), rate.copied().unwrap_or(0));
+                        prior.share(rows.unwrap_or_default(), below * counts_of(class), rate)
                     })
                 });
                 above = scored.collect();
@@ -464,6 +516,8 @@ impl Scores {
 /// The rows of a tree's nodes, level by level from the root.
 struct Tree {
     levels: Vec<Vec<ByClass>>,
+    /// The root's own counts: rows by label, and bits.
+    root: (Vec<u64>, Vec<i64>),
 }
 
 impl Tree {
@@ -482,7 +536,7 @@ impl Tree {
             bits = joined(&bits, LABELS * BITS, i64::saturating_add);
         }
         levels.reverse();
-        Self { levels }
+        Self { levels, root: (totals, bits) }
     }
 }
 
@@ -493,18 +547,27 @@ fn joined<T: Copy>(counts: &[T], width: usize, add: impl Fn(T, T) -> T) -> Vec<T
 }
 
 /// The base rate of each class over the roots of all trees, shrunk towards that of all rows.
-fn base_rates(trees: &[Tree], weight: u64) -> [u64; CLASSES] {
-    let mut rows = [(0u64, 0u64); CLASSES];
-    for root in trees.iter().filter_map(|tree| tree.levels.first()?.first()) {
-        for (sum, own) in rows.iter_mut().zip(root) {
-            (sum.0, sum.1) = (sum.0.saturating_add(own.0), sum.1.saturating_add(own.1));
-        }
-    }
+///
+/// Every tree's root counts the same rows, each with noise of its own: the mean over the trees is taken
+/// first, and what is below 0 clipped after it, since clipping makes rare classes look frequent.
+fn base_rates(trees: &[Tree], leaves: u64, prior: Prior) -> [u64; CLASSES] {
     let count = (trees.len() as u64).max(1);
-    let rows = rows.map(|(anomalous, normal)| (anomalous / count, normal / count));
-    let all = rows.iter().fold((0, 0), |all: (u64, u64), own| (all.0 + own.0, all.1 + own.1));
-    let rate = shrunk(all, 0, 0);
-    rows.map(|rows| shrunk(rows, weight, rate))
+    let mut totals = [0u64; LABELS];
+    let mut bits = [0i64; LABELS * BITS];
+    for (own, counts) in trees.iter().map(|tree| &tree.root) {
+        totals.iter_mut().zip(own).for_each(|(sum, own)| *sum = sum.saturating_add(*own));
+        bits.iter_mut().zip(counts).for_each(|(sum, own)| *sum = sum.saturating_add(*own));
+    }
+    let totals = totals.map(|sum| sum / count);
+    let bits = bits.map(|sum| sum.div_euclid(i64::try_from(count).unwrap_or(i64::MAX)));
+    let [normal, anomalous] = totals;
+    let rate = shrunk((anomalous, normal), 0, 0);
+    let rows = by_class(&totals, &bits);
+    let noise = leaves.div_ceil(count);
+    std::array::from_fn(|class| {
+        let rows = rows.get(class).copied().unwrap_or_default();
+        prior.share(rows, noise * counts_of(class), rate)
+    })
 }
 
 #[cfg(test)]
@@ -688,7 +751,8 @@ mod tests {
         add(1, false, Severity::Clean, 6);
         add(1, true, Severity::Hard, 2);
         let weight = 2u64 << WEIGHT_BITS;
-        let scores = Scores::new(&forest, &totals, &cells, weight);
+        let prior = Prior { weight, variance: 0 };
+        let scores = Scores::new(&forest, &totals, &cells, prior);
         let shrink =
             |anomalous: u64, normal: u64, prior| shrunk((anomalous, normal), weight, prior);
         let base = 4 * ONE / 100;
@@ -703,10 +767,58 @@ mod tests {
 
         // Whatever was opened, a score is a probability.
         for extreme in [i64::MIN, i64::MAX] {
-            let cells = Cells::opened(&forest, vec![extreme; cells.counts().len()]).unwrap();
-            let scores = Scores::new(&forest, &totals, &cells, weight);
-            assert!([0, 1].iter().all(|bit| scores.of(&forest, &[*bit]).iter().all(|s| *s <= ONE)));
+            for variance in [0, 1, u64::MAX] {
+                let cells = Cells::opened(&forest, vec![extreme; cells.counts().len()]).unwrap();
+                let prior = Prior { weight, variance };
+                let scores = Scores::new(&forest, &totals, &cells, prior);
+                let legal = |bit| scores.of(&forest, &[bit]).iter().all(|score| *score <= ONE);
+                assert!([0, 1].into_iter().all(legal));
+            }
         }
+    }
+
+    #[test]
+    fn noise_pulls_a_share_to_its_prior_the_more_the_fewer_its_rows_and_the_rarer_it_is() {
+        let weight = 2u64 << WEIGHT_BITS;
+        let exact = Prior { weight, variance: 0 };
+        assert_eq!(exact.share((3, 5), 7, ONE / 4), shrunk((3, 5), weight, ONE / 4));
+        // 2 (1 + 2 x 3 / (8 x 1/4 x 3/4)) = 10 rows.
+        let noisy = Prior { weight, variance: 3 };
+        assert_eq!(noisy.share((3, 5), 2, ONE / 4), shrunk((3, 5), 10 << WEIGHT_BITS, ONE / 4));
+        // A quarter of the rows: four times the noise. 2 (1 + 2 x 3 / (2 x 3/16)) = 34.
+        assert_eq!(noisy.share((1, 1), 2, ONE / 4), shrunk((1, 1), 34 << WEIGHT_BITS, ONE / 4));
+        // Nothing counts, or nothing varies.
+        assert_eq!(noisy.share((0, 0), 2, ONE / 4), ONE / 4);
+        assert_eq!(noisy.share((3, 5), 2, 0), 0);
+        assert_eq!(noisy.share((3, 5), 2, ONE), ONE);
+        assert_eq!(Prior::new(1, Some(2.5)), Prior { weight: 1 << WEIGHT_BITS, variance: 7 });
+        assert_eq!(Prior::new(3, None), Prior { weight: 3 << WEIGHT_BITS, variance: 0 });
+        assert_eq!([0, 1, 2].map(counts_of), [1, 2, 1]);
+    }
+
+    #[test]
+    fn base_rates_are_means_over_the_trees_before_anything_is_clipped() {
+        let mut narrow = spec(2, 1);
+        narrow.columns = vec![Range { name: "bit".to_owned(), low: 0, high: 1, weight: 1 }];
+        let forest = Forest::draw(&narrow).unwrap();
+        let mut totals = Totals::new(&forest);
+        for row in 0..100 {
+            totals.add(&forest, &[row % 2], row < 20);
+        }
+        // 4 of 80 normal and 4 of 20 anomalous rows are hard; noise takes 9 in one tree, adds 9 in the
+        // other.
+        let cells = |noise: i64| {
+            let tree = |noise: i64| [4 + noise, 4 + noise, 4 + noise, 4 + noise, 0, 0, 0, 0];
+            Cells::opened(&forest, [tree(-noise), tree(noise)].concat()).unwrap()
+        };
+        let trees = |cells: &Cells| -> Vec<Tree> {
+            let halves = totals.0.chunks(4).zip(cells.0.chunks(8));
+            halves.map(|(totals, bits)| Tree::new(totals, bits)).collect()
+        };
+        let prior = Prior { weight: 1 << WEIGHT_BITS, variance: 0 };
+        let plain = base_rates(&trees(&cells(0)), 2, prior);
+        assert_eq!(base_rates(&trees(&cells(9)), 2, prior), plain);
+        assert_eq!(plain[2], shrunk((4, 4), prior.weight, ONE / 5));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use quorate_crypto::threshold::elgamal::ElGamal;
 use quorate_crypto::threshold::elgamal::choice::Ciphers;
 
 use super::forest::{
-    Cells as ForestCells, Forest, ForestSpec, ONE, Range, Scores, Severity, Totals, WEIGHT_BITS,
+    Cells as ForestCells, Forest, ForestSpec, ONE, Prior, Range, Scores, Severity, Totals,
 };
 use super::messages::*;
 use super::network::{Asked, Layout, Payment, Phase};
@@ -175,8 +175,9 @@ fn the_forest_trains_and_scores_as_in_the_clear() {
     }
     let opened = ForestCells::opened(&forest, sim.network.counts().unwrap().to_vec()).unwrap();
     assert_eq!(opened, clear);
-    let scores = Scores::new(&forest, &totals, &opened, 1 << WEIGHT_BITS);
-    assert_eq!(scores, Scores::new(&forest, &totals, &clear, 1 << WEIGHT_BITS));
+    let prior = Prior::new(1, None);
+    let scores = Scores::new(&forest, &totals, &opened, prior);
+    assert_eq!(scores, Scores::new(&forest, &totals, &clear, prior));
 
     let mut seen = BTreeSet::new();
     for (query, (payment, row)) in (0u64..).zip(sim.payments.clone().iter().zip(&features).take(12))
@@ -1344,6 +1345,87 @@ fn the_rate_of_queries_is_limited() {
     // What was refused for its rate is asked again, with the same picks.
     assert_eq!(sim.network.query_refusal(1).unwrap().code, Code::RateLimited);
     assert_eq!(sim.network.query_refusal(4), None);
+}
+
+#[test]
+fn an_answered_query_leaves_its_scores_and_takes_its_messages_again() {
+    let mut sim = trained();
+    let [first, second] = [0, 1].map(|at| sim.payments[at].clone());
+    let ask = |sim: &mut Sim, query, payment: &Payment| {
+        let rows = vec![asked(sim, payment, &[0.0, 0.5, 1.0]); 1];
+        sim.query(query, payment.banks.each_ref(), rows).unwrap().unwrap()
+    };
+    let scores = ask(&mut sim, 0, &first);
+    let (training, queries) = sim.network.to_pieces();
+    // Two hashes, a score, four lengths and kinds.
+    assert_eq!(queries[&0].len(), 64 + 8 + 3);
+    let before = sim.network.clone();
+    ask(&mut sim, 1, &second);
+    // A query changes its own piece, and no other.
+    let (then, now) = sim.network.to_pieces();
+    assert!(then == training, "training was written again");
+    assert_eq!((&now[&0], now.len(), now[&1].len()), (&queries[&0], 2, queries[&0].len()));
+    sim.network = before;
+    let state = encode(&sim.network);
+    let (wire, facts) = (sim.wire.len(), sim.facts.len());
+    let query = sent(&sim, &name("network"), "Picked")[0].clone();
+    let mut again = vec![query];
+    for kind in ["Released", "Partial"] {
+        again.extend(sent(&sim, &name("network"), kind).into_iter().cloned());
+    }
+    // Messages of the first query and of the model; the second query is not known here any more.
+    let table = |message: &Message| match message {
+        Message::Released(release, _) => match release.peek().unwrap().opens {
+            Opens::Query { query, .. } => query == 0,
+            _ => true,
+        },
+        _ => true,
+    };
+    let known: BTreeSet<Hash> = again
+        .iter()
+        .filter(|message| table(message))
+        .filter_map(|message| match message {
+            Message::Released(release, _) => Some(release.hash()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(known.len(), 2);
+    again.retain(|message| match message {
+        Message::Partial(partial) => known.contains(&partial.peek().unwrap().release),
+        message => table(message),
+    });
+    assert_eq!(again.len(), 1 + 2 + 6);
+    for message in again {
+        sim.deliver(&name("network"), message);
+    }
+    assert_eq!((sim.rejects.as_slice(), sim.wire.len(), sim.facts.len()), (&[][..], wire, facts));
+    assert_eq!(encode(&sim.network), state);
+    assert_eq!(sim.network.scores(0), Some(scores.as_slice()));
+}
+
+#[test]
+fn a_query_that_too_few_can_open_ends() {
+    let mut sim = trained();
+    let payment = sim.payments[0].clone();
+    let rows = vec![asked(&sim, &payment, &[0.0, 0.5, 1.0])];
+    for number in 0..3 {
+        sim.leaves_at.insert(bank(number), "OpenAsk");
+    }
+    assert_eq!(sim.query(0, payment.banks.each_ref(), rows).unwrap(), None);
+    assert_eq!(sim.network.query_refusal(0), None);
+    // Two step in for the first two; nobody is left for the third.
+    for number in 0..3 {
+        assert_eq!(sim.network.query_refusal(0), None, "{number}");
+        sim.lose(&bank(number));
+        sim.run();
+    }
+    let refusal = sim.network.query_refusal(0).unwrap();
+    assert_eq!((refusal.code, refusal.culprits.as_slice()), (Code::QuorumLost, &[][..]));
+    assert_eq!(refusal.concerns, [0, 1, 2].map(bank));
+    assert_eq!((sim.network.phase(), sim.network.failure()), (Phase::Trained, None));
+    assert_eq!(sim.rejects, []);
+    let ended = sim.facts.iter().filter(|(_, fact)| fact.what == "query.failed").count();
+    assert_eq!(ended, 1);
 }
 
 #[test]

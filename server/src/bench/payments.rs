@@ -26,9 +26,12 @@ pub struct BenchPayments {
     /// Banks.
     #[arg(long, default_value_t = 12)]
     pub banks: u32,
-    /// Data sets, generated from the seeds 1, 2 and so on.
+    /// Data sets, generated from consecutive seeds.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: u64,
+    /// The first of the seeds.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub first_seed: u64,
     /// Share of anomalous payments.
     #[arg(long, default_value_t = 0.001)]
     pub anomaly_rate: f64,
@@ -141,11 +144,12 @@ fn measure(args: &BenchPayments) -> anyhow::Result<Report> {
     }
     let mut seeds = Vec::new();
     let mut cells = 0;
-    for seed in 1..=args.seeds {
+    for place in 0..args.seeds {
+        let seed = args.first_seed + place;
         let (figures, spec) = figures(args, seed)?;
         cells = spec.cells();
         if args.seeds > 1 {
-            eprintln!("bench payments: seed {seed} of {} done", args.seeds);
+            eprintln!("bench payments: seed {seed}, {} of {} done", place + 1, args.seeds);
         }
         seeds.push(figures);
     }
@@ -240,6 +244,7 @@ mod tests {
             rows: 5000,
             banks: 3,
             seeds: 2,
+            first_seed: 3,
             anomaly_rate: 0.02,
             trees: 10,
             depth: 4,
@@ -264,7 +269,10 @@ mod tests {
         let report = serde_json::to_value(measure(&args()).unwrap()).unwrap();
         assert_eq!(report["cells"], 10 * 16 * 2 * 2);
         let seeds = report["seeds"].as_array().unwrap();
-        assert_eq!(seeds.len(), 2);
+        assert_eq!(
+            seeds.iter().map(|own| own["seed"].as_u64()).collect::<Vec<_>>(),
+            [3, 4].map(Some)
+        );
         for figures in seeds.iter().chain([&report["mean"]]) {
             for name in NAMES {
                 let area = figures[name].as_f64().unwrap();

@@ -49,7 +49,7 @@ fn strict_with(change: impl FnOnce(&mut Figures)) -> Strict {
     let sigma = sim.job.pooled_sigma(5);
     let rule = PooledRule::new(3, sigma);
     // What the network finds by itself: scores of leaves without banks.
-    let alone = Scores::new(&forest, &totals, &ForestCells::new(&forest), 1 << WEIGHT_BITS);
+    let alone = Scores::new(&forest, &totals, &ForestCells::new(&forest), Prior::new(1, None));
     let own = features.iter().map(|row| alone.of(&forest, row)[0]).collect();
     Strict { sim, forest, features, totals, clear, rule, own }
 }
