@@ -434,26 +434,45 @@ impl Prior {
     }
 
     /// The share of anomalous rows where a class's counts are sums of `counts` opened ones, shrunk
-    /// towards `rate`.
+    /// towards the share `above` and, for what noise takes, towards the share `expected` without them.
     ///
     /// Credibility as in Bühlmann's model. Among N rows of the class the observed share has variance
-    /// p (1 - p) / N by chance and v / N^2 by the noise, v being the noise's variance in the count, where p is
-    /// the expected share. If true shares vary around p by p (1 - p) / w, the best linear estimate gives p
-    /// the weight of w (1 + v / (N p (1 - p))) rows. So w is the weight without noise, and noise counts for
-    /// more the fewer the rows and the rarer what is looked for.
-    fn share(self, rows: (u64, u64), counts: u64, rate: u64) -> u64 {
+    /// p (1 - p) / N by chance and v / N^2 by the noise, v being the noise's variance in the count. If true
+    /// shares vary around their expectation p by p (1 - p) / w, the best linear estimate gives p the weight of
+    /// w (1 + v / (N p (1 - p))) rows: w without noise, and the more the fewer the rows and the rarer what is
+    /// looked for.
+    fn share(self, rows: (u64, u64), counts: u64, above: u64, expected: u64) -> u64 {
         let noise = u128::from(self.variance) * u128::from(counts);
         if noise == 0 {
-            return shrunk(rows, self.weight, rate);
+            return shrunk(rows, self.weight, above);
         }
-        let spread = u128::from(rate) * u128::from(ONE.saturating_sub(rate));
-        let below = spread.saturating_mul(u128::from(rows.0.saturating_add(rows.1)));
-        let above =
-            noise.saturating_mul(u128::from(self.weight)).saturating_mul(1 << (2 * SCORE_BITS));
-        let Some(more) = above.checked_div(below) else { return rate };
-        let weight = u64::try_from(more).unwrap_or(u64::MAX).saturating_add(self.weight);
-        shrunk(rows, weight, rate)
+        let spread = u128::from(expected) * u128::from(ONE.saturating_sub(expected));
+        let class = rows.0.saturating_add(rows.1);
+        let below = spread.saturating_mul(u128::from(class));
+        let weight = u128::from(self.weight);
+        let more = noise.saturating_mul(weight).saturating_mul(1 << (2 * SCORE_BITS));
+        let Some(more) = more.checked_div(below) else { return expected };
+        let more = more.min(1 << 64);
+        let numerator = (u128::from(rows.0) << (WEIGHT_BITS + SCORE_BITS))
+            + weight * u128::from(above)
+            + more * u128::from(expected);
+        let denominator = (u128::from(class) << WEIGHT_BITS) + weight + more;
+        let share = numerator.checked_div(denominator).unwrap_or(u128::from(expected));
+        u64::try_from(share).unwrap_or(ONE).min(ONE)
     }
+}
+
+/// The share of a class that is expected in a node from those of the node above, where the shares of all
+/// rows, which are known without noise, are `own` in the node and `all` above it: the class's odds change
+/// as those of all rows do.
+fn carried(above: u64, all: u64, own: u64) -> u64 {
+    let no = |share: u64| u128::from(ONE.saturating_sub(share));
+    // Three shares, less 32 bits each time: below 2^64.
+    let odds = |a: u128, b: u128, c: u128| ((a * b) >> SCORE_BITS) * c;
+    let anomalous = odds(own.into(), above.into(), no(all));
+    let normal = odds(no(own), no(above), all.into());
+    let share = (anomalous << SCORE_BITS).checked_div(anomalous + normal);
+    share.map_or(above, |share| u64::try_from(share).unwrap_or(ONE).min(ONE))
 }
 
 /// How many opened counts make the rows of a class: one at either end of the thermometer, else two.
@@ -470,7 +489,8 @@ impl Scores {
     ///
     /// A leaf's score for a class is its share of anomalous rows, shrunk as `prior` says towards
     /// the score of the node above for the same class, whose rows are those of the leaves below it;
-    /// the root's is shrunk towards the base rate of the class over all trees.
+    /// the root's is shrunk towards the base rate of the class over all trees. What noise takes from a
+    /// node's counts is made up from what the network knows exactly, the node's rows of all classes.
     #[must_use]
     pub fn new(forest: &Forest, totals: &Totals, cells: &Cells, prior: Prior) -> Self {
         let leaves = 1usize << forest.spec.depth;
@@ -483,17 +503,12 @@ impl Scores {
             let mut above = vec![base];
             for level in &tree.levels {
                 let below = (leaves as u64).checked_div(level.len() as u64).unwrap_or(1);
-                let scored = level.iter().enumerate().map(|(node, rows)| {
-                    let rates = above.get(node / 2).copied().unwrap_or(base);
-                    std::array::from_fn(|class| {
-                        let (rows, rate) = (rows.get(class), rates.get(class));
-                        let (rows, rate) = (rows.copied(), rate.copied().unwrap_or(0));
-                        prior.share(rows.unwrap_or_default(), below * counts_of(class), rate)
-                    })
+                let scored = level.iter().enumerate().map(|(number, node)| {
+                    above.get(number / 2).copied().unwrap_or(base).of(node, below, prior)
                 });
                 above = scored.collect();
             }
-            scores.extend(above);
+            scores.extend(above.iter().map(|rates| rates.classes));
         }
         Self(scores)
     }
@@ -513,9 +528,36 @@ impl Scores {
     }
 }
 
-/// The rows of a tree's nodes, level by level from the root.
+/// The rows of a node: of all classes, which the network knows, and of each, as opened.
+struct Node {
+    all: (u64, u64),
+    classes: ByClass,
+}
+
+/// Shares of anomalous rows in a node.
+#[derive(Clone, Copy)]
+struct Rates {
+    all: u64,
+    classes: [u64; CLASSES],
+}
+
+impl Rates {
+    /// Those of a node below this one, which has `leaves` leaves.
+    fn of(self, node: &Node, leaves: u64, prior: Prior) -> Self {
+        let all = shrunk(node.all, prior.weight, self.all);
+        let classes = std::array::from_fn(|class| {
+            let (rows, above) = (node.classes.get(class), self.classes.get(class));
+            let (rows, above) = (rows.copied().unwrap_or_default(), above.copied().unwrap_or(0));
+            let expected = carried(above, self.all, all);
+            prior.share(rows, leaves * counts_of(class), above, expected)
+        });
+        Self { all, classes }
+    }
+}
+
+/// A tree's nodes, level by level from the root.
 struct Tree {
-    levels: Vec<Vec<ByClass>>,
+    levels: Vec<Vec<Node>>,
     /// The root's own counts: rows by label, and bits.
     root: (Vec<u64>, Vec<i64>),
 }
@@ -526,7 +568,11 @@ impl Tree {
         let mut levels = Vec::new();
         loop {
             let nodes = totals.chunks_exact(LABELS).zip(bits.chunks_exact(LABELS * BITS));
-            let rows: Vec<ByClass> = nodes.map(|(totals, bits)| by_class(totals, bits)).collect();
+            let node = |(totals, bits): (&[u64], &[i64])| {
+                let rows = |label: usize| totals.get(label).copied().unwrap_or(0);
+                Node { all: (rows(1), rows(0)), classes: by_class(totals, bits) }
+            };
+            let rows: Vec<Node> = nodes.map(node).collect();
             let last = rows.len() <= 1;
             levels.push(rows);
             if last {
@@ -550,7 +596,7 @@ fn joined<T: Copy>(counts: &[T], width: usize, add: impl Fn(T, T) -> T) -> Vec<T
 ///
 /// Every tree's root counts the same rows, each with noise of its own: the mean over the trees is taken
 /// first, and what is below 0 clipped after it, since clipping makes rare classes look frequent.
-fn base_rates(trees: &[Tree], leaves: u64, prior: Prior) -> [u64; CLASSES] {
+fn base_rates(trees: &[Tree], leaves: u64, prior: Prior) -> Rates {
     let count = (trees.len() as u64).max(1);
     let mut totals = [0u64; LABELS];
     let mut bits = [0i64; LABELS * BITS];
@@ -564,10 +610,11 @@ fn base_rates(trees: &[Tree], leaves: u64, prior: Prior) -> [u64; CLASSES] {
     let rate = shrunk((anomalous, normal), 0, 0);
     let rows = by_class(&totals, &bits);
     let noise = leaves.div_ceil(count);
-    std::array::from_fn(|class| {
+    let classes = std::array::from_fn(|class| {
         let rows = rows.get(class).copied().unwrap_or_default();
-        prior.share(rows, noise * counts_of(class), rate)
-    })
+        prior.share(rows, noise * counts_of(class), rate, rate)
+    });
+    Rates { all: rate, classes }
 }
 
 #[cfg(test)]
@@ -781,19 +828,35 @@ mod tests {
     fn noise_pulls_a_share_to_its_prior_the_more_the_fewer_its_rows_and_the_rarer_it_is() {
         let weight = 2u64 << WEIGHT_BITS;
         let exact = Prior { weight, variance: 0 };
-        assert_eq!(exact.share((3, 5), 7, ONE / 4), shrunk((3, 5), weight, ONE / 4));
-        // 2 (1 + 2 x 3 / (8 x 1/4 x 3/4)) = 10 rows.
+        assert_eq!(exact.share((3, 5), 7, ONE / 4, ONE / 2), shrunk((3, 5), weight, ONE / 4));
+        // 2 rows of the node above, 2 x 2 x 3 / (8 x 1/4 x 3/4) = 8 of what is expected.
         let noisy = Prior { weight, variance: 3 };
-        assert_eq!(noisy.share((3, 5), 2, ONE / 4), shrunk((3, 5), 10 << WEIGHT_BITS, ONE / 4));
-        // A quarter of the rows: four times the noise. 2 (1 + 2 x 3 / (2 x 3/16)) = 34.
-        assert_eq!(noisy.share((1, 1), 2, ONE / 4), shrunk((1, 1), 34 << WEIGHT_BITS, ONE / 4));
+        let share = |anomalous: u64, rows: u64| ONE / 4 * anomalous / rows;
+        assert_eq!(noisy.share((3, 5), 2, ONE / 2, ONE / 4), share(4 * 3 + 2 * 2 + 8, 8 + 2 + 8));
+        // A quarter of the rows: four times the noise.
+        assert_eq!(noisy.share((1, 1), 2, ONE / 2, ONE / 4), share(4 + 2 * 2 + 32, 2 + 2 + 32));
         // Nothing counts, or nothing varies.
-        assert_eq!(noisy.share((0, 0), 2, ONE / 4), ONE / 4);
-        assert_eq!(noisy.share((3, 5), 2, 0), 0);
-        assert_eq!(noisy.share((3, 5), 2, ONE), ONE);
+        assert_eq!(noisy.share((0, 0), 2, ONE / 2, ONE / 4), ONE / 4);
+        assert_eq!(noisy.share((3, 5), 2, ONE / 2, 0), 0);
+        assert_eq!(noisy.share((3, 5), 2, ONE / 2, ONE), ONE);
         assert_eq!(Prior::new(1, Some(2.5)), Prior { weight: 1 << WEIGHT_BITS, variance: 7 });
         assert_eq!(Prior::new(3, None), Prior { weight: 3 << WEIGHT_BITS, variance: 0 });
         assert_eq!([0, 1, 2].map(counts_of), [1, 2, 1]);
+    }
+
+    #[test]
+    fn a_classes_odds_are_carried_down_as_those_of_all_rows_change() {
+        // Odds of all rows from 1/3 to 1, those of the class from 1 to 3.
+        let near =
+            |got: u64, expected: u64| assert!(got.abs_diff(expected) < 8, "{got} {expected}");
+        near(carried(ONE / 2, ONE / 4, ONE / 2), 3 * (ONE / 4));
+        near(carried(ONE / 5, ONE / 5, ONE / 7), ONE / 7);
+        near(carried(ONE / 5, ONE / 3, ONE / 3), ONE / 5);
+        assert_eq!(carried(0, ONE / 3, ONE / 2), 0);
+        assert_eq!(carried(ONE, ONE / 3, ONE / 2), ONE);
+        // Nothing is known of the node above, or it contradicts itself.
+        assert_eq!(carried(ONE / 5, 0, 0), ONE / 5);
+        assert_eq!(carried(ONE, ONE, ONE), ONE);
     }
 
     #[test]
@@ -817,8 +880,8 @@ mod tests {
         };
         let prior = Prior { weight: 1 << WEIGHT_BITS, variance: 0 };
         let plain = base_rates(&trees(&cells(0)), 2, prior);
-        assert_eq!(base_rates(&trees(&cells(9)), 2, prior), plain);
-        assert_eq!(plain[2], shrunk((4, 4), prior.weight, ONE / 5));
+        assert_eq!(base_rates(&trees(&cells(9)), 2, prior).classes, plain.classes);
+        assert_eq!(plain.classes[2], shrunk((4, 4), prior.weight, ONE / 5));
     }
 
     #[test]
