@@ -169,7 +169,10 @@ impl NetworkJob {
             refusal.concerns = self.lost.iter().cloned().collect();
             outputs.extend(match query {
                 Some(query) => self.give_up(query, "query.failed", refusal),
-                None => self.fail(refusal),
+                None => {
+                    self.opening = None;
+                    self.fail(refusal)
+                }
             });
         }
         Ok(outputs)
