@@ -175,7 +175,8 @@ impl<'a> Change<'a> {
         }
         let last = new.clone().map(|put| put.number).max();
         let number = last.or(own.map(|own| own.last)).unwrap_or(0) + 1;
-        let before = new.filter(|put| put.letter.from == *from).map(|put| put.taken).last();
+        let mut before = new.filter(|put| put.letter.from == *from).map(|put| put.taken);
+        let before = before.next_back();
         let before = before.or_else(|| own.and_then(|own| own.taken.get(from)).copied());
         let before = before.unwrap_or_default();
         let taken = Taken {
