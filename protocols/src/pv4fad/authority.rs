@@ -44,8 +44,6 @@ struct Version {
     summed: Verified<Summed>,
     /// Where the sums' ciphertexts are kept.
     sums: Hash,
-    /// Banks with a flag in the sums.
-    members: BTreeSet<Name>,
     release: Option<Released>,
     /// In a strict job: where the rows of every cell are kept.
     rows: Option<Hash>,
@@ -229,7 +227,6 @@ impl AuthorityJob {
         let version = Version {
             summed,
             sums: keep.hash,
-            members,
             release: None,
             rows: sizes.as_ref().map(|keep| keep.hash),
             closed: None,

@@ -467,8 +467,8 @@ impl Prior {
 /// as those of all rows do.
 fn carried(above: u64, all: u64, own: u64) -> u64 {
     let no = |share: u64| u128::from(ONE.saturating_sub(share));
-    // Three shares, less 32 bits each time: below 2^64.
-    let odds = |a: u128, b: u128, c: u128| ((a * b) >> SCORE_BITS) * c;
+    // Three shares have 96 bits, and 88 without their lowest eight, so that 32 more fit.
+    let odds = |a: u128, b: u128, c: u128| (a * b * c) >> 8;
     let anomalous = odds(own.into(), above.into(), no(all));
     let normal = odds(no(own), no(above), all.into());
     let share = (anomalous << SCORE_BITS).checked_div(anomalous + normal);
@@ -852,6 +852,9 @@ mod tests {
         near(carried(ONE / 2, ONE / 4, ONE / 2), 3 * (ONE / 4));
         near(carried(ONE / 5, ONE / 5, ONE / 7), ONE / 7);
         near(carried(ONE / 5, ONE / 3, ONE / 3), ONE / 5);
+        // Rare classes among rare labels lose no bits: odds of 300 / 2^32, a third of all rows' odds.
+        near(carried(300, ONE / 1000, ONE / 3000), 100);
+        near(carried(4096, ONE / 1000, ONE / 2000), 2047);
         assert_eq!(carried(0, ONE / 3, ONE / 2), 0);
         assert_eq!(carried(ONE, ONE / 3, ONE / 2), ONE);
         // Nothing is known of the node above, or it contradicts itself.

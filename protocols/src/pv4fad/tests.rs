@@ -280,6 +280,45 @@ fn fewer_banks_than_the_floor_open_nothing() {
     sim.run();
     assert_eq!(sim.network.failure().unwrap().code, Code::QuorumLost);
     assert_eq!(sim.network.counts(), None);
+    // What was released before, and shares that come late, open nothing any more.
+    released_again_opens_nothing(&mut sim, &[bank(0), bank(1), bank(2)]);
+}
+
+/// Delivers all releases again, and shares of these banks.
+fn released_again_opens_nothing(sim: &mut Sim, late: &[Name]) {
+    sim.leaves_at.clear();
+    let releases: Vec<Message> =
+        sent(sim, &name("network"), "Released").into_iter().cloned().collect();
+    assert!(!releases.is_empty());
+    let (state, wire, facts) = (encode(&sim.network), sim.wire.len(), sim.facts.len());
+    for release in releases {
+        sim.deliver(&name("network"), release);
+        sim.run();
+    }
+    assert_eq!((sim.wire.len(), sim.facts.len(), sim.rejects.len()), (wire, facts, 0));
+    for bank in late {
+        let to_it = sim.wire.iter().filter(|letter| letter.to == *bank);
+        let read = to_it.map(|letter| letter.open(&identity(bank)).unwrap());
+        let asked = read.filter(|message| message.name() == "OpenAsk").last().unwrap();
+        sim.deliver(bank, asked);
+        sim.run();
+    }
+    assert_eq!(sim.wire.len(), wire + late.len());
+    assert_eq!((sim.facts.len(), sim.rejects.as_slice()), (facts, &[][..]));
+    assert_eq!(encode(&sim.network), state);
+}
+
+/// Payments between two of five banks: found out before the one assignment is logged.
+#[test]
+fn too_few_banks_behind_the_payments_waste_no_assignment() {
+    let (ledgers, mut made, cells) = payments(&terms(5, 3), PAYMENTS, 1);
+    made.iter_mut().for_each(|payment| payment.banks = [bank(0), bank(1)]);
+    let mut sim = Sim::with(terms(5, 3), ledgers, made, cells, 0);
+    sim.run();
+    let refusal = sim.network.failure().unwrap();
+    assert_eq!((refusal.code, refusal.culprits.as_slice()), (Code::SetTooSmall, &[][..]));
+    assert_eq!((sim.assigned.is_none(), sim.network.counts()), (true, None));
+    assert_eq!(sim.rejects, []);
 }
 
 #[test]
@@ -1426,6 +1465,9 @@ fn a_query_that_too_few_can_open_ends() {
     assert_eq!(sim.rejects, []);
     let ended = sim.facts.iter().filter(|(_, fact)| fact.what == "query.failed").count();
     assert_eq!(ended, 1);
+    released_again_opens_nothing(&mut sim, &[0, 1, 2].map(bank));
+    let (_, pieces) = sim.network.to_pieces();
+    assert!(pieces[&0].len() < 200, "{} bytes are kept of it", pieces[&0].len());
 }
 
 #[test]

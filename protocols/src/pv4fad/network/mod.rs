@@ -18,7 +18,7 @@ use super::{Job, Keep, Side, World};
 use crate::checks::{Check, holds};
 use crate::machine::{Bug, Context, Fact, Output, Peer};
 use crate::refusal::{Code, Refusal};
-use crate::wire::{Name, Signed, Verified, decode, encode};
+use crate::wire::{Name, Signed, Verified, decode_own, encode};
 
 pub use layout::Layout;
 use opening::Opening;
@@ -141,9 +141,9 @@ impl NetworkJob {
         training: &[u8],
         queries: impl IntoIterator<Item = (u64, Vec<u8>)>,
     ) -> Result<Self, Refusal> {
-        let mut whole: Self = decode(training)?;
+        let mut whole: Self = decode_own(training)?;
         for (number, query) in queries {
-            whole.queries.insert(number, decode(&query)?);
+            whole.queries.insert(number, decode_own(&query)?);
         }
         Ok(whole)
     }
@@ -274,7 +274,7 @@ impl NetworkJob {
 
     fn fail(&mut self, refusal: Refusal) -> Vec<NetworkOutput> {
         let fact = Fact::of("version.failed", self.version, 0, refusal.to_string());
-        self.phase = Phase::Failed;
+        (self.phase, self.opening) = (Phase::Failed, None);
         self.failure = Some(refusal);
         vec![Output::Log(fact)]
     }
@@ -299,9 +299,7 @@ impl NetworkJob {
         if let Some(query) = refused.query {
             // Of banks only the one that is to pick ends a query; where an opener refuses, another steps in.
             if by_authority || self.query_waits_for(query).as_ref() == Some(&refused.bank) {
-                if let Some(known) = self.open_query_mut(query) {
-                    known.refused = Some(refused.refusal.clone());
-                }
+                self.query_refused(query, &refused.refusal);
             } else if refused.refusal.code != Code::Unavailable {
                 let opening = self.open_query_mut(query).and_then(|q| q.opening.as_mut());
                 if opening.is_some_and(|opening| opening.refused_by(&refused.bank)) {
@@ -345,7 +343,8 @@ impl NetworkJob {
     ) -> Result<Vec<NetworkOutput>, Refusal> {
         let present = self.present();
         let few = u32::try_from(present.len()).unwrap_or(u32::MAX) < self.job.floor();
-        if few && self.phase < Phase::Frozen && !holds(Check::Floor, false) {
+        // What was frozen stands: whether it opens is a question of the holders that are left.
+        if few && self.phase < Phase::Frozen && !self.frozen && !holds(Check::Floor, false) {
             let mut refusal = Refusal::new(Code::SetTooSmall, "fewer banks are left than r_min");
             refusal.concerns = self.lost.iter().cloned().collect();
             return Ok(self.fail(refusal));

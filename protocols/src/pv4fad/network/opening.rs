@@ -82,7 +82,7 @@ impl NetworkJob {
         let release = self.job.by_authority(signed)?;
         self.is_of_version(release.version)?;
         let hash = release.hash();
-        if self.is_open(&hash) || self.opening_of(&hash).is_some() {
+        if self.is_used_up(&hash) || self.opening_of(&hash).is_some() {
             return Ok(Vec::new());
         }
         let authority = Culprit::Authority(self.job.authority.name.clone());
@@ -169,10 +169,7 @@ impl NetworkJob {
             refusal.concerns = self.lost.iter().cloned().collect();
             outputs.extend(match query {
                 Some(query) => self.give_up(query, "query.failed", refusal),
-                None => {
-                    self.opening = None;
-                    self.fail(refusal)
-                }
+                None => self.fail(refusal),
             });
         }
         Ok(outputs)
@@ -186,13 +183,11 @@ impl NetworkJob {
         all.find(|opening| opening.release.hash() == *release)
     }
 
-    /// Whether what was released is open already.
-    fn is_open(&self, release: &Hash) -> bool {
-        let scored = |query: &Query| match query {
-            Query::Scored(scored) => scored.release == *release,
-            Query::Open(_) => false,
-        };
-        self.opened == Some(*release) || self.queries.values().any(scored)
+    /// Whether what was released is open already, or is not opened any more.
+    fn is_used_up(&self, release: &Hash) -> bool {
+        let queries = self.queries.values().map(Query::used_up);
+        self.phase == Phase::Failed
+            || core::iter::once(self.opened).chain(queries).any(|used| used == Some(*release))
     }
 
     /// W16: a bank's share: a wrong one names it, and another steps in.
@@ -204,7 +199,7 @@ impl NetworkJob {
         let partial = self.job.by_bank(signed)?;
         let number = self.job.holder(&partial.bank);
         let needed = self.job.threshold as usize;
-        if self.is_open(&partial.release) {
+        if self.is_used_up(&partial.release) {
             return Ok(Vec::new());
         }
         let opening = self

@@ -29,11 +29,12 @@ pub struct Asked {
     pub scores: Vec<f64>,
 }
 
-/// A query: all of it while it is under way, then what it was for.
+/// A query: all of it while it is under way, then what came of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Query {
     Open(Box<OpenQuery>),
     Scored(Scored),
+    Ended(Ended),
 }
 
 /// A query under way.
@@ -45,7 +46,7 @@ pub(super) struct OpenQuery {
     /// Where the last picks are kept.
     pub(super) last: Option<Hash>,
     pub(super) opening: Option<Opening>,
-    /// Why it is not answered, or not yet.
+    /// Why it is not answered yet.
     pub(super) refused: Option<Refusal>,
     /// In a strict job.
     pub(super) pooled: Option<Pooled>,
@@ -61,11 +62,27 @@ pub(super) struct Scored {
     counts: Option<Vec<[i64; 2]>>,
 }
 
+/// A query that is not answered, ever.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Ended {
+    table: Hash,
+    /// What was released of it.
+    release: Option<Hash>,
+    why: Refusal,
+}
+
 impl Query {
+    fn open(&self) -> Option<&OpenQuery> {
+        match self {
+            Self::Open(query) => Some(query),
+            Self::Scored(_) | Self::Ended(_) => None,
+        }
+    }
+
     pub(super) fn open_mut(&mut self) -> Option<&mut OpenQuery> {
         match self {
             Self::Open(query) => Some(query),
-            Self::Scored(_) => None,
+            Self::Scored(_) | Self::Ended(_) => None,
         }
     }
 
@@ -73,6 +90,16 @@ impl Query {
         match self {
             Self::Open(query) => query.table.hash(),
             Self::Scored(scored) => scored.table,
+            Self::Ended(ended) => ended.table,
+        }
+    }
+
+    /// The release that was opened, or that nobody opens any more.
+    pub(super) const fn used_up(&self) -> Option<Hash> {
+        match self {
+            Self::Open(_) => None,
+            Self::Scored(scored) => Some(scored.release),
+            Self::Ended(ended) => ended.release,
         }
     }
 }
@@ -106,10 +133,7 @@ fn distinct(scores: &[f64]) -> Vec<f64> {
 impl NetworkJob {
     /// A query under way.
     pub(super) fn open_query(&self, query: u64) -> Option<&OpenQuery> {
-        match self.queries.get(&query)? {
-            Query::Open(query) => Some(query),
-            Query::Scored(_) => None,
-        }
+        self.queries.get(&query)?.open()
     }
 
     /// The same, to be changed.
@@ -119,8 +143,8 @@ impl NetworkJob {
 
     fn scored(&self, query: u64) -> Option<&Scored> {
         match self.queries.get(&query)? {
-            Query::Open(_) => None,
             Query::Scored(scored) => Some(scored),
+            Query::Open(_) | Query::Ended(_) => None,
         }
     }
 
@@ -167,7 +191,7 @@ impl NetworkJob {
         Ok(vec![Output::Log(Fact::of("query.scored", self.version, 0, note))])
     }
 
-    /// A query is not answered; others are.
+    /// A query is not answered, now or later; others are.
     pub(super) fn give_up(
         &mut self,
         query: u64,
@@ -175,16 +199,36 @@ impl NetworkJob {
         refusal: Refusal,
     ) -> Vec<NetworkOutput> {
         let fact = Fact::of(what, self.version, 0, format!("query {query}: {refusal}"));
-        if let Some(known) = self.open_query_mut(query) {
-            (known.opening, known.refused) = (None, Some(refusal));
-        }
+        self.end_query(query, refusal);
         vec![Output::Log(fact)]
+    }
+
+    /// Of a query that is not answered nothing but the reason is needed any more.
+    fn end_query(&mut self, query: u64, why: Refusal) {
+        if let Some(known) = self.open_query(query) {
+            let release = known.opening.as_ref().map(|opening| opening.release.hash());
+            let ended = Ended { table: known.table.hash(), release, why };
+            self.queries.insert(query, Query::Ended(ended));
+        }
+    }
+
+    /// The bank that is to pick refuses a query, or the authority does: for now, or for good.
+    pub(super) fn query_refused(&mut self, query: u64, refusal: &Refusal) {
+        if !matches!(refusal.code, Code::Unavailable | Code::RateLimited) {
+            self.end_query(query, refusal.clone());
+        } else if let Some(known) = self.open_query_mut(query) {
+            known.refused = Some(refusal.clone());
+        }
     }
 
     /// Why a query is not answered, or not yet.
     #[must_use]
     pub fn query_refusal(&self, query: u64) -> Option<&Refusal> {
-        self.open_query(query)?.refused.as_ref()
+        match self.queries.get(&query)? {
+            Query::Open(known) => known.refused.as_ref(),
+            Query::Ended(ended) => Some(&ended.why),
+            Query::Scored(_) => None,
+        }
     }
 
     /// Whether a query was asked.

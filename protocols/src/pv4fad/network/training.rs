@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::layout::account_of;
 use super::{NetworkJob, NetworkOutput, NetworkWorld, Payment, Phase, to_bank};
+use crate::checks::{Check, holds};
 use crate::machine::{Context, Output, Peer};
 use crate::pv4fad::messages::{
     Assigned, Evidence, FlagAsk, FlagPart, FreezeAsk, JoinEnd, JoinPart, JoinRow, Joined, Logged,
@@ -324,6 +325,23 @@ impl NetworkJob {
         Some((*hash, at % world.layout.length))
     }
 
+    /// Banks, of either side, of payments that count.
+    fn behind(&self, world: &NetworkWorld<'_>) -> BTreeSet<Name> {
+        let mut behind = BTreeSet::new();
+        for bank in self.present() {
+            if self.is_complete(world, Side::Beneficiary, &bank) {
+                for (row, payment) in world.layout.parts(&bank, Side::Beneficiary) {
+                    let Some(payment) = *payment else { continue };
+                    if self.ordering_place(world, payment, row).is_some() {
+                        let banks = world.payments.get(payment).map(|payment| &payment.banks);
+                        behind.extend(banks.into_iter().flatten().cloned());
+                    }
+                }
+            }
+        }
+        behind
+    }
+
     /// Puts evidence together and adds up, part by part; after the last has the assignment logged.
     pub(super) fn assign(
         &mut self,
@@ -332,6 +350,12 @@ impl NetworkJob {
     ) -> Result<Vec<NetworkOutput>, Refusal> {
         if self.assigned == self.flags.len() {
             return Ok(Vec::new());
+        }
+        // Before the one assignment of this version is logged: the authority would not sum it.
+        let behind = u32::try_from(self.behind(world).len()).unwrap_or(u32::MAX);
+        if self.assigned == 0 && !holds(Check::Floor, behind >= self.job.floor()) {
+            let why = "fewer banks than r_min have payments that count";
+            return Ok(self.fail(Refusal::new(Code::SetTooSmall, why)));
         }
         self.phase = Phase::Flagged;
         let mut outputs = Vec::new();

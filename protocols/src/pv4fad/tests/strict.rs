@@ -349,8 +349,10 @@ fn a_table_that_is_not_the_named_cells_is_refused() {
     let refused = code(strict.refused(&name("authority"), bare));
     assert_eq!(refused, (Code::WrongState, vec![network()]));
     assert_eq!(releases(&strict.sim), 0);
-    // None of this changed anything: the honest request is answered.
+    // None of this changed anything: the honest request is answered. The network, which asked for none
+    // of it, hears of no refusal.
     strict.sim.rejects.clear();
+    strict.sim.queue.clear();
     strict.sim.deliver(&name("authority"), Message::PooledAsk(Box::new(held)));
     strict.sim.run();
     let (class, pool) = (class_of(&strict.sim, &strict.sim.payments[0]), strict.pool(0));

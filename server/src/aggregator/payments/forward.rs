@@ -120,10 +120,20 @@ async fn tell(aggregator: &Aggregator, job: &Hash, authority: &Name) -> Result<(
     let Some(record) = store.get_record(CLOSE, &key).await? else { return Ok(()) };
     let request = Message::Payments(PaymentsMessage::Close(decode(&record)?));
     let mut delay = FIRST_DELAY;
-    while let Answered::Later(why) = aggregator.authorities.ask(authority, job, &request).await {
-        tracing::warn!(%job, %authority, why, "the authority is told again that the job is over");
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(MAX_DELAY);
+    loop {
+        match aggregator.authorities.ask(authority, job, &request).await {
+            Answered::Later(why) => {
+                tracing::warn!(%job, %authority, why, "the authority is told again that the job is over");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(MAX_DELAY);
+            }
+            Answered::Refused(refusal) => {
+                // It may still hold what the job left there: its operator has to look.
+                tracing::error!(%job, %authority, %refusal, "the authority does not take the end of the job");
+                break;
+            }
+            Answered::Message(_) => break,
+        }
     }
     Ok(store.commit(Batch::new().del_record(CLOSE, &key)).await?)
 }
