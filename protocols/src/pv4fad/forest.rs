@@ -409,6 +409,10 @@ fn shrunk(rows: (u64, u64), weight: u64, prior: u64) -> u64 {
     u64::try_from(score).unwrap_or(ONE)
 }
 
+/// Variance of the logarithm of a class's odds around what is expected of them without its own rows: flags
+/// are so telling that odds may differ by a factor of e^8, or 3,000, either way.
+const ODDS_VARIANCE: u128 = 64;
+
 /// What a node's own rows are weighed against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prior {
@@ -437,26 +441,29 @@ impl Prior {
     /// towards the share `above` and, for what noise takes, towards the share `expected` without them.
     ///
     /// Credibility as in Bühlmann's model. Among N rows of the class the observed share has variance
-    /// p (1 - p) / N by chance and v / N^2 by the noise, v being the noise's variance in the count. If true
-    /// shares vary around their expectation p by p (1 - p) / w, the best linear estimate gives p the weight of
-    /// w (1 + v / (N p (1 - p))) rows: w without noise, and the more the fewer the rows and the rarer what is
-    /// looked for.
+    /// p (1 - p) / N by chance and v / N^2 by the noise, v being the noise's variance in the count. Against
+    /// chance `above` has the weight of w rows, as without noise. Against the noise p, the share expected, has
+    /// that of v / (N d) rows, d being the variance of true shares around it: [`ODDS_VARIANCE`] p^2 (1 - p)^2,
+    /// as if they had odds of that variance on the scale of logarithms.
     fn share(self, rows: (u64, u64), counts: u64, above: u64, expected: u64) -> u64 {
         let noise = u128::from(self.variance) * u128::from(counts);
         if noise == 0 {
             return shrunk(rows, self.weight, above);
         }
+        let class = u128::from(rows.0.saturating_add(rows.1));
         let spread = u128::from(expected) * u128::from(ONE.saturating_sub(expected));
-        let class = rows.0.saturating_add(rows.1);
-        let below = spread.saturating_mul(u128::from(class));
-        let weight = u128::from(self.weight);
-        let more = noise.saturating_mul(weight).saturating_mul(1 << (2 * SCORE_BITS));
-        let Some(more) = more.checked_div(below) else { return expected };
-        let more = more.min(1 << 64);
+        // Over the spread twice, which has 64 fractional bits.
+        let over = |x: u128| (x.min(1 << 63) << (2 * SCORE_BITS)).checked_div(spread);
+        let Some(more) = over(noise).and_then(over) else { return expected };
+        let Some(more) = (more.min(1 << 96) << WEIGHT_BITS).checked_div(class * ODDS_VARIANCE)
+        else {
+            return expected;
+        };
+        let (more, weight) = (more.min(1 << 64), u128::from(self.weight));
         let numerator = (u128::from(rows.0) << (WEIGHT_BITS + SCORE_BITS))
             + weight * u128::from(above)
             + more * u128::from(expected);
-        let denominator = (u128::from(class) << WEIGHT_BITS) + weight + more;
+        let denominator = (class << WEIGHT_BITS) + weight + more;
         let share = numerator.checked_div(denominator).unwrap_or(u128::from(expected));
         u64::try_from(share).unwrap_or(ONE).min(ONE)
     }
@@ -829,12 +836,18 @@ mod tests {
         let weight = 2u64 << WEIGHT_BITS;
         let exact = Prior { weight, variance: 0 };
         assert_eq!(exact.share((3, 5), 7, ONE / 4, ONE / 2), shrunk((3, 5), weight, ONE / 4));
-        // 2 rows of the node above, 2 x 2 x 3 / (8 x 1/4 x 3/4) = 8 of what is expected.
-        let noisy = Prior { weight, variance: 3 };
+        let noisy = |variance| Prior { weight, variance };
         let share = |anomalous: u64, rows: u64| ONE / 4 * anomalous / rows;
-        assert_eq!(noisy.share((3, 5), 2, ONE / 2, ONE / 4), share(4 * 3 + 2 * 2 + 8, 8 + 2 + 8));
-        // A quarter of the rows: four times the noise.
-        assert_eq!(noisy.share((1, 1), 2, ONE / 2, ONE / 4), share(4 + 2 * 2 + 32, 2 + 2 + 32));
+        // 2 rows of the node above; of what is expected 2 x 64 / (8 x 64 x 1/16) = 4, with a quarter of the
+        // rows 16.
+        let got = noisy(64).share((3, 5), 2, ONE / 4, ONE / 2);
+        assert_eq!(got, share(4 * 3 + 2 + 2 * 4, 8 + 2 + 4));
+        let got = noisy(64).share((1, 1), 2, ONE / 4, ONE / 2);
+        assert_eq!(got, share(4 + 2 + 2 * 16, 2 + 2 + 16));
+        // Rarer: 2 x 72 / (8 x 64 x 9/256) = 8.
+        let got = noisy(72).share((3, 5), 2, ONE / 2, ONE / 4);
+        assert_eq!(got, share(4 * 3 + 2 * 2 + 8, 8 + 2 + 8));
+        let noisy = noisy(3);
         // Nothing counts, or nothing varies.
         assert_eq!(noisy.share((0, 0), 2, ONE / 2, ONE / 4), ONE / 4);
         assert_eq!(noisy.share((3, 5), 2, ONE / 2, 0), 0);

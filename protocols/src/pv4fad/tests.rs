@@ -287,6 +287,7 @@ fn fewer_banks_than_the_floor_open_nothing() {
 /// Delivers all releases again, and shares of these banks.
 fn released_again_opens_nothing(sim: &mut Sim, late: &[Name]) {
     sim.leaves_at.clear();
+    sim.away.clear();
     let releases: Vec<Message> =
         sent(sim, &name("network"), "Released").into_iter().cloned().collect();
     assert!(!releases.is_empty());
