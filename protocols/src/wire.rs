@@ -129,6 +129,14 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(Refusal::new(Code::TooLarge, "message over 4 MiB"));
     }
+    decode_own(bytes)
+}
+
+/// As [`decode`] for bytes of our own store, which no message bounds.
+///
+/// # Errors
+/// [`Code::Malformed`].
+pub fn decode_own<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     match postcard::take_from_bytes::<T>(bytes) {
         Ok((value, [])) => Ok(value),
         Ok(_) => Err(Refusal::new(Code::Malformed, "bytes left over after the message")),

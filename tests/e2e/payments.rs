@@ -191,6 +191,13 @@ async fn payments_are_scored_as_in_the_clear_and_no_service_sees_an_account() ->
     let running = start(&world, Some(&via.0), job, &network, network_part(&data, 20)).await?;
 
     until(async || world.count("assignment.logged").await.is_ok_and(|count| count == 1)).await?;
+    // What the end of a job erases is there before it.
+    let kinds = ["payments-kept", "key-secret"].map(str::to_owned);
+    let begun = async || {
+        let bytes = bytes_under(&world.authority_folder(0)).unwrap_or_default();
+        found(&bytes, &kinds).len() == kinds.len()
+    };
+    until(begun).await?;
     let folders = [world.aggregator_folder(), world.authority_folder(0)];
     let mut stores: Vec<Vec<u8>> = folders.iter().map(|f| bytes_under(f)).collect::<Result<_>>()?;
     world.aggregator.restart().await?;
@@ -277,6 +284,18 @@ async fn a_strict_job_scores_without_opening_a_leaf() -> Result<()> {
         network.replay.as_ref().context("a replay")?,
     )?;
     ensure!(open.scores != network.scores, "the strict rule is not another one");
+    // The authority hears of the end: evidence and its share of the key leave its disk.
+    let over = async || {
+        let facts = world.facts(&world.authorities[0]).await.unwrap_or_default();
+        facts.iter().filter(|fact| fact["predicate"] == "job.over").count() == 1
+    };
+    until(over).await?;
+    let erased = async || {
+        let bytes = bytes_under(&world.authority_folder(0)).unwrap_or_default();
+        let kinds = ["payments-kept", "key-secret"].map(str::to_owned);
+        !bytes.is_empty() && found(&bytes, &kinds).is_empty()
+    };
+    until(erased).await?;
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use quorate_protocols::pv4fad::messages::{MAX_ACCOUNT_BYTES, MAX_NAME_BYTES};
+
 use super::PaymentsError;
 use super::civil::{format_date, format_time, parse_date, parse_time};
 use super::money::{Amount, Currency};
@@ -144,9 +146,9 @@ impl Payment {
             timestamp: fields.parse(1, "time such as 2026-06-01T09:30:00Z", parse_time)?,
             sender_bank: fields.text(2).to_owned(),
             receiver_bank: fields.text(3).to_owned(),
-            ordering_account: fields.text(4).to_owned(),
-            beneficiary_account: fields.text(5).to_owned(),
-            beneficiary_name: fields.text(6).to_owned(),
+            ordering_account: fields.account(4)?,
+            beneficiary_account: fields.account(5)?,
+            beneficiary_name: fields.name(6)?,
             settlement_date: fields.parse(7, "date such as 2026-06-01", parse_date)?,
             settled: amount(9, currency(8)?)?,
             instructed: amount(11, currency(10)?)?,
@@ -188,8 +190,8 @@ impl AccountRow {
 
     fn parse(fields: &Fields<'_>) -> Result<Self, PaymentsError> {
         Ok(Self {
-            account: fields.text(0).to_owned(),
-            name: fields.text(1).to_owned(),
+            account: fields.account(0)?,
+            name: fields.name(1)?,
             address: fields.text(2).to_owned(),
             flag: fields.parse(3, "flag, 0 to 7", |text| {
                 text.parse().ok().filter(|flag| *flag < 8 && text.len() == 1)
@@ -208,6 +210,17 @@ struct Fields<'a> {
 impl Fields<'_> {
     fn text(&self, column: usize) -> &str {
         self.record.get(column).unwrap_or_default()
+    }
+
+    /// An account's number, as long as its bank and the network take one.
+    fn account(&self, column: usize) -> Result<String, PaymentsError> {
+        let fits = |text: &str| (text.len() <= MAX_ACCOUNT_BYTES).then(|| text.to_owned());
+        self.parse(column, "account of at most 128 bytes", fits)
+    }
+
+    fn name(&self, column: usize) -> Result<String, PaymentsError> {
+        let fits = |text: &str| (text.len() <= MAX_NAME_BYTES).then(|| text.to_owned());
+        self.parse(column, "name of at most 512 bytes", fits)
     }
 
     fn parse<T>(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use quorate_crypto::merkle::{Hash, hash_parts};
 use quorate_protocols::pv4fad::PvSpec;
-use quorate_protocols::pv4fad::forest::{BITS, Cells, Forest, ONE, Scores, Totals, WEIGHT_BITS};
+use quorate_protocols::pv4fad::forest::{BITS, Cells, Forest, ONE, Prior, Scores, Totals};
 use quorate_protocols::refusal::Refusal;
 use quorate_protocols::wire::{Name, encode};
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ pub fn scores_of(
     rows: &[usize],
     class: impl Fn(usize) -> usize,
 ) -> Vec<(usize, f64)> {
-    let scores = Scores::new(forest, totals, cells, PRIOR_ROWS << WEIGHT_BITS);
+    let scores = Scores::new(forest, totals, cells, Prior::new(PRIOR_ROWS, None));
     let score = |row: usize| {
         let table = scores.of(forest, columns.row(row));
         table.get(class(row)).map_or(0.0, |score| *score as f64 / ONE as f64)

@@ -9,8 +9,8 @@ use std::num::NonZeroU32;
 use quorate_crypto::dp::account::sigma_for_zcdp;
 use quorate_crypto::dp::{DiscreteGaussian, DpError, Ratio};
 use quorate_protocols::pv4fad::forest::{
-    BITS, CLASSES, Cells, Forest, ForestError, ForestSpec, ONE, PooledRule, Range, Scores,
-    Severity, Totals, WEIGHT_BITS,
+    BITS, CLASSES, Cells, Forest, ForestError, ForestSpec, ONE, PooledRule, Prior, Range, Scores,
+    Severity, Totals,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{CryptoRng, Rng as _, SeedableRng as _};
@@ -29,7 +29,7 @@ pub const TREES: u32 = 50;
 /// See [`TREES`].
 pub const DEPTH: u32 = 6;
 /// See [`TREES`].
-pub const PRIOR_ROWS: u64 = 1;
+pub const PRIOR_ROWS: u32 = 1;
 
 /// Payments that an account counts in, at most, when there is noise: fewer leave evidence out, more
 /// need more noise.
@@ -207,8 +207,8 @@ pub struct Trained {
     pub totals: Totals,
     /// What banks and network open together.
     pub cells: Cells,
-    /// Weight of the prior in units of 2^-[`WEIGHT_BITS`] rows.
-    pub prior_weight: u64,
+    /// What leaves' scores are shrunk towards, and how far.
+    pub prior: Prior,
 }
 
 impl Trained {
@@ -243,11 +243,10 @@ impl Trained {
             totals.add(&forest, features, label);
             cells.add(&forest, features, label, bits);
         }
-        Ok(Self { forest, totals, cells, prior_weight: PRIOR_ROWS << WEIGHT_BITS })
+        Ok(Self { forest, totals, cells, prior: Prior::new(PRIOR_ROWS, None) })
     }
 
-    /// The same with noise in every opened count, drawn from `rng`; the prior's weight grows to the
-    /// noise's standard deviation.
+    /// The same with noise in every opened count, drawn from `rng`, which the prior knows of.
     ///
     /// # Errors
     /// [`DpError`] when the samplers cannot draw such noise.
@@ -255,7 +254,7 @@ impl Trained {
         let mut noisy = self.clone();
         let noise = DiscreteGaussian::new(Ratio::above(sigma * sigma, 8)?)?;
         noise.add_to(rng, noisy.cells.counts_mut());
-        noisy.prior_weight = noisy.prior_weight.max(Ratio::above(sigma, WEIGHT_BITS)?.num);
+        noisy.prior = Prior::new(PRIOR_ROWS, Some(sigma));
         Ok(noisy)
     }
 
@@ -268,7 +267,7 @@ impl Trained {
     /// The scores of all leaves.
     #[must_use]
     pub fn scores(&self) -> Scores {
-        Scores::new(&self.forest, &self.totals, &self.cells, self.prior_weight)
+        Scores::new(&self.forest, &self.totals, &self.cells, self.prior)
     }
 
     /// The score of every payment for its class; `class` says which.
@@ -304,7 +303,7 @@ pub(super) fn pooled_score<'a>(
     // A class between others is the difference of two counts in every tree.
     let sigma = sigma.map(|sigma| sigma * libm::sqrt(2.0 * f64::from(trees)));
     let rule = PooledRule::new(trees, sigma);
-    let alone = Scores::new(forest, totals, &Cells::new(forest), PRIOR_ROWS << WEIGHT_BITS);
+    let alone = Scores::new(forest, totals, &Cells::new(forest), Prior::new(PRIOR_ROWS, None));
     move |features, class| {
         let own = alone.of(forest, features)[Severity::Clean.class()];
         let pool = forest.pool(totals, cells, features);

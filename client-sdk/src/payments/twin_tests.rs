@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
 
-use quorate_protocols::pv4fad::forest::{BITS, LABELS, Severity};
+use quorate_protocols::pv4fad::forest::{BITS, LABELS, Prior, Severity};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
@@ -149,8 +149,7 @@ fn noise_has_its_size_and_follows_the_seed() {
     let one = noisy(1);
     assert_eq!(one.cells, noisy(1).cells);
     assert_ne!(one.cells, noisy(2).cells);
-    // Sigma in units of 2^-8, rounded up.
-    assert_eq!(one.prior_weight as f64, (sigma * 256.0).ceil());
+    assert_eq!(one.prior, Prior::new(1, Some(sigma)));
     let counts = one.cells.counts().iter().zip(exact.cells.counts());
     let squares: f64 = counts.map(|(noisy, exact)| ((noisy - exact) as f64).powi(2)).sum();
     // 12,800 draws: the variance is within 5 %, four standard deviations.

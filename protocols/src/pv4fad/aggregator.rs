@@ -6,9 +6,9 @@ use quorate_crypto::keys::VerifyKey;
 use quorate_crypto::merkle::Hash;
 use serde::{Deserialize, Serialize};
 
+use super::Job;
 use super::letters::{Close, Collect, Envelope};
 use super::messages::{Assigned, Logged};
-use super::{Job, MAX_DETAIL_BYTES};
 use crate::machine::{Context, Fact, Peer};
 use crate::refusal::{Code, Refusal};
 use crate::wire::{Name, Signed, Verified};
@@ -84,16 +84,7 @@ impl AggregatorJob {
     /// # Errors
     /// [`Code::UnknownJob`], [`Code::BadSignature`], [`Code::TooLarge`].
     pub fn close(&self, close: &Signed<Close>) -> Result<Option<Refusal>, Refusal> {
-        let close = close.verify(&self.job.network.verify)?;
-        self.of_job(&close.job)?;
-        let long = |refusal: &Refusal| {
-            refusal.detail.len() > MAX_DETAIL_BYTES
-                || refusal.culprits.len().max(refusal.concerns.len()) > self.job.banks.len()
-        };
-        if close.failure.as_ref().is_some_and(long) {
-            return Err(Refusal::new(Code::TooLarge, "a reason that is too long"));
-        }
-        Ok(close.failure.clone())
+        self.job.closed(close)
     }
 
     /// Logs an assignment: one per model version, ever.

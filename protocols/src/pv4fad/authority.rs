@@ -11,6 +11,7 @@ use quorate_crypto::threshold::KeySecret;
 use quorate_crypto::threshold::elgamal::choice::{CIPHERTEXT_BYTES, ChoiceError, Chosen, Ciphers};
 use serde::{Deserialize, Serialize};
 
+use super::letters::Close;
 use super::messages::{
     Evidence, FlagPart, FreezeAsk, Message, NO_CELL, NoiseShare, Opens, Partial, Picked,
     QueryTable, Release, ReleaseAsk, SumAsk, Summed, assignment_hash,
@@ -43,8 +44,6 @@ struct Version {
     summed: Verified<Summed>,
     /// Where the sums' ciphertexts are kept.
     sums: Hash,
-    /// Banks whose flags are in the sums.
-    members: BTreeSet<Name>,
     release: Option<Released>,
     /// In a strict job: where the rows of every cell are kept.
     rows: Option<Hash>,
@@ -78,6 +77,10 @@ pub struct AuthorityJob {
     log: QueryLog,
     /// Evidence and noise shares that are kept.
     kept: BTreeSet<Hash>,
+    /// Their bytes.
+    kept_bytes: u64,
+    /// Whether the network ended the job: nothing is known of it any more, and nothing is done.
+    over: bool,
 }
 
 /// Sums that were recomputed, and the banks in them.
@@ -92,8 +95,24 @@ impl AuthorityJob {
     /// A job that nothing was asked of.
     #[must_use]
     pub fn new(job: Job) -> Self {
-        let (versions, queries, log, kept) = Default::default();
-        Self { job, versions, queries, log, kept }
+        let (versions, queries, log, kept, kept_bytes, over) = Default::default();
+        Self { job, versions, queries, log, kept, kept_bytes, over }
+    }
+
+    /// The network ends the job: all that is known of it goes, and nothing is answered from now on. The
+    /// driver erases what is kept and the share of the key in the commit that stores this.
+    ///
+    /// # Errors
+    /// [`Code::BadSignature`], [`Code::UnknownJob`], [`Code::TooLarge`].
+    pub fn end(self, close: &Signed<Close>) -> Result<Self, Refusal> {
+        self.job.closed(close)?;
+        Ok(Self { over: true, ..Self::new(self.job) })
+    }
+
+    /// Whether the network ended the job.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.over
     }
 
     /// Handles a message of the network.
@@ -108,9 +127,12 @@ impl AuthorityJob {
     ) -> Result<(Self, Vec<AuthorityOutput>), Bug> {
         let mut next = self.clone();
         let outcome = match message {
+            _ if self.over => Err(Refusal::new(Code::WrongState, "the job is over")),
             // Kept unread: what it says is checked when it is named.
-            Message::Evidence(evidence) => next.keep(encode(evidence.as_ref())),
-            Message::NoiseShare(share) => next.keep(encode(share)),
+            Message::Evidence(evidence) => {
+                next.keep(encode(evidence.as_ref()), self.job.evidence_bytes())
+            }
+            Message::NoiseShare(share) => next.keep(encode(share), self.job.share_bytes()),
             Message::SumAsk(ask) => next.sum(cx, world, ask),
             Message::FreezeAsk(ask) => next.freeze(cx, world, ask),
             Message::ReleaseAsk(ask) => next.query(cx, world, ask, None),
@@ -145,13 +167,20 @@ impl AuthorityJob {
         Output::Send { to: Peer::Party(self.job.network.party.clone()), message }
     }
 
-    /// Keeps what will be named, as much as the job's rows can need.
-    fn keep(&mut self, bytes: Vec<u8>) -> Result<Vec<AuthorityOutput>, Refusal> {
+    /// Keeps what will be named, as much as the job's rows can need: a piece of at most `most` bytes.
+    fn keep(&mut self, bytes: Vec<u8>, most: u64) -> Result<Vec<AuthorityOutput>, Refusal> {
+        let length = bytes.len() as u64;
         let keep = Keep::of(bytes);
-        if !self.kept.contains(&keep.hash) && self.kept.len() as u64 >= self.job.most_kept() {
-            return Err(self.blame(Code::TooLarge, "more evidence than the job's rows can need"));
+        if !self.kept.contains(&keep.hash) {
+            let all = self.kept_bytes.saturating_add(length);
+            let pieces = self.kept.len() as u64;
+            if length > most || pieces >= self.job.most_kept() || all > self.job.most_kept_bytes() {
+                let why = "more evidence than the job's rows can need";
+                return Err(self.blame(Code::TooLarge, why));
+            }
+            self.kept.insert(keep.hash);
+            self.kept_bytes = all;
         }
-        self.kept.insert(keep.hash);
         Ok(vec![Output::Work(keep)])
     }
 
@@ -198,7 +227,6 @@ impl AuthorityJob {
         let version = Version {
             summed,
             sums: keep.hash,
-            members,
             release: None,
             rows: sizes.as_ref().map(|keep| keep.hash),
             closed: None,
@@ -211,7 +239,9 @@ impl AuthorityJob {
     }
 
     /// W6, W7: every part that counts is signed by its bank and proven; every input is the ordering
-    /// bank's ciphertext of the same row; every row is once in each tree; then the sums.
+    /// bank's ciphertext of the same row; every row is once in each tree; then the sums. Behind them
+    /// stand the banks, of either side, of rows that are in a cell: a bank none of whose bits is added
+    /// hides nobody.
     fn recompute(&self, world: &World<'_>, ask: &SumAsk) -> Result<Recomputed, Refusal> {
         let bits = usize::from(self.job.class_bits);
         let mut recomputed = Recomputed {
@@ -220,7 +250,7 @@ impl AuthorityJob {
             rows: 0,
             cells: CellRows::new(&self.job),
         };
-        let mut ordering: BTreeMap<RowId, Hash> = BTreeMap::new();
+        let mut ordering = BTreeMap::new();
         let mut counted: BTreeSet<RowId> = BTreeSet::new();
         let mut parts: BTreeSet<(Name, Side, u16)> = BTreeSet::new();
         for hash in &ask.evidence {
@@ -235,7 +265,6 @@ impl AuthorityJob {
             if !parts.insert((part.bank.clone(), part.side, part.part)) {
                 return Err(self.blame(Code::Duplicate, "a part is twice in the assignment"));
             }
-            recomputed.members.insert(part.bank.clone());
             match &evidence {
                 Evidence::Ordering { rows, .. } => {
                     let bindings = self.job.bit_bindings(ask.version, side, &part.bank, rows);
@@ -246,7 +275,8 @@ impl AuthorityJob {
                     })?;
                     let row_bytes = bits.saturating_mul(CIPHERTEXT_BYTES);
                     for (row, ciphers) in rows.iter().zip(part.ciphers.chunks(row_bytes)) {
-                        if ordering.insert(*row, ciphers_hash(ciphers)).is_some() {
+                        let bank = self.job.holder(&part.bank).unwrap_or(0);
+                        if ordering.insert(*row, (ciphers_hash(ciphers), bank)).is_some() {
                             return Err(self.blame(
                                 Code::Duplicate,
                                 format!("row {row:?} has two ordering sides"),
@@ -268,6 +298,12 @@ impl AuthorityJob {
                 }
             }
         }
+        // Numbers of ordering banks of rows that count.
+        let behind = counted.iter().filter_map(|row| ordering.get(row)).map(|(_, bank)| *bank);
+        let behind: BTreeSet<u32> = behind.collect();
+        let named = |bank: &u32| self.job.banks.get(usize::try_from(*bank).ok()?.checked_sub(1)?);
+        let named = behind.iter().filter_map(named).map(|bank| bank.party.clone());
+        recomputed.members.extend(named);
         recomputed.rows = counted.len() as u64;
         if recomputed.rows > self.job.max_rows {
             return Err(self.blame(Code::WrongLength, "more rows than the job allows"));
@@ -303,7 +339,7 @@ impl AuthorityJob {
         version: u32,
         part: &FlagPart,
         used: &Used<'_>,
-        ordering: &BTreeMap<RowId, Hash>,
+        ordering: &BTreeMap<RowId, (Hash, u32)>,
         counted: &mut BTreeSet<RowId>,
         recomputed: &mut Recomputed,
     ) -> Result<(), Refusal> {
@@ -352,11 +388,14 @@ impl AuthorityJob {
         for (row, input) in
             places.iter().filter_map(|place| used.rows.get(*place)).zip(inputs.chunks(row_bytes))
         {
-            if ordering.get(row) != Some(&ciphers_hash(input)) {
+            if ordering.get(row).map(|(hash, _)| *hash) != Some(ciphers_hash(input)) {
                 let why =
                     format!("row {row:?} was given another ciphertext than its ordering bank's");
                 return Err(self.blame(Code::BadCiphertext, why));
             }
+        }
+        if !places.is_empty() {
+            recomputed.members.insert(part.bank.clone());
         }
         let rows: Vec<RowId> =
             places.iter().filter_map(|place| used.rows.get(*place)).copied().collect();

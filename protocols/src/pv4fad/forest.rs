@@ -409,6 +409,84 @@ fn shrunk(rows: (u64, u64), weight: u64, prior: u64) -> u64 {
     u64::try_from(score).unwrap_or(ONE)
 }
 
+/// Variance of the logarithm of a class's odds around what is expected of them without its own rows: flags
+/// are so telling that odds may differ by a factor of e^8, or 3,000, either way.
+const ODDS_VARIANCE: u128 = 64;
+
+/// What a node's own rows are weighed against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prior {
+    /// Rows that what is known without the node counts for, in units of 2^-[`WEIGHT_BITS`] rows.
+    pub weight: u64,
+    /// Variance of the noise in every opened count, in squared rows; 0 where counts are exact.
+    pub variance: u64,
+}
+
+impl Prior {
+    /// A prior of `rows` rows where opened counts have noise of deviation `sigma`; its variance is rounded
+    /// up.
+    #[must_use]
+    pub fn new(rows: u32, sigma: Option<f64>) -> Self {
+        let sigma = sigma.unwrap_or(0.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a cast of floats saturates, and a square is not negative"
+        )]
+        let variance = libm::ceil(sigma * sigma) as u64;
+        Self { weight: u64::from(rows) << WEIGHT_BITS, variance }
+    }
+
+    /// The share of anomalous rows where a class's counts are sums of `counts` opened ones, shrunk
+    /// towards the share `above` and, for what noise takes, towards the share `expected` without them.
+    ///
+    /// Credibility as in Bühlmann's model. Among N rows of the class the observed share has variance
+    /// p (1 - p) / N by chance and v / N^2 by the noise, v being the noise's variance in the count. Against
+    /// chance `above` has the weight of w rows, as without noise. Against the noise p, the share expected, has
+    /// that of v / (N d) rows, d being the variance of true shares around it: [`ODDS_VARIANCE`] p^2 (1 - p)^2,
+    /// as if they had odds of that variance on the scale of logarithms.
+    fn share(self, rows: (u64, u64), counts: u64, above: u64, expected: u64) -> u64 {
+        let noise = u128::from(self.variance) * u128::from(counts);
+        if noise == 0 {
+            return shrunk(rows, self.weight, above);
+        }
+        let class = u128::from(rows.0.saturating_add(rows.1));
+        let spread = u128::from(expected) * u128::from(ONE.saturating_sub(expected));
+        // Over the spread twice, which has 64 fractional bits.
+        let over = |x: u128| (x.min(1 << 63) << (2 * SCORE_BITS)).checked_div(spread);
+        let Some(more) = over(noise).and_then(over) else { return expected };
+        let Some(more) = (more.min(1 << 96) << WEIGHT_BITS).checked_div(class * ODDS_VARIANCE)
+        else {
+            return expected;
+        };
+        let (more, weight) = (more.min(1 << 64), u128::from(self.weight));
+        let numerator = (u128::from(rows.0) << (WEIGHT_BITS + SCORE_BITS))
+            + weight * u128::from(above)
+            + more * u128::from(expected);
+        let denominator = (class << WEIGHT_BITS) + weight + more;
+        let share = numerator.checked_div(denominator).unwrap_or(u128::from(expected));
+        u64::try_from(share).unwrap_or(ONE).min(ONE)
+    }
+}
+
+/// The share of a class that is expected in a node from those of the node above, where the shares of all
+/// rows, which are known without noise, are `own` in the node and `all` above it: the class's odds change
+/// as those of all rows do.
+fn carried(above: u64, all: u64, own: u64) -> u64 {
+    let no = |share: u64| u128::from(ONE.saturating_sub(share));
+    // Three shares have 96 bits, and 88 without their lowest eight, so that 32 more fit.
+    let odds = |a: u128, b: u128, c: u128| (a * b * c) >> 8;
+    let anomalous = odds(own.into(), above.into(), no(all));
+    let normal = odds(no(own), no(above), all.into());
+    let share = (anomalous << SCORE_BITS).checked_div(anomalous + normal);
+    share.map_or(above, |share| u64::try_from(share).unwrap_or(ONE).min(ONE))
+}
+
+/// How many opened counts make the rows of a class: one at either end of the thermometer, else two.
+const fn counts_of(class: usize) -> u64 {
+    if class == 0 || class == BITS { 1 } else { 2 }
+}
+
 /// The score of each tree, leaf and class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scores(Vec<[u64; CLASSES]>);
@@ -416,32 +494,28 @@ pub struct Scores(Vec<[u64; CLASSES]>);
 impl Scores {
     /// Scores of the leaves, from what training opened.
     ///
-    /// A leaf's score for a class is its share of anomalous rows, shrunk with weight `weight` towards
+    /// A leaf's score for a class is its share of anomalous rows, shrunk as `prior` says towards
     /// the score of the node above for the same class, whose rows are those of the leaves below it;
-    /// the root's is shrunk towards the base rate of the class over all trees. `weight` is in units of
-    /// 2^-[`WEIGHT_BITS`] rows; with noise it should be at least its standard deviation.
+    /// the root's is shrunk towards the base rate of the class over all trees. What noise takes from a
+    /// node's counts is made up from what the network knows exactly, the node's rows of all classes.
     #[must_use]
-    pub fn new(forest: &Forest, totals: &Totals, cells: &Cells, weight: u64) -> Self {
+    pub fn new(forest: &Forest, totals: &Totals, cells: &Cells, prior: Prior) -> Self {
         let leaves = 1usize << forest.spec.depth;
         let mut scores = Vec::with_capacity(forest.spec.trees as usize * leaves);
         let trees = totals.0.chunks_exact(LABELS * leaves);
         let trees = trees.zip(cells.0.chunks_exact(LABELS * BITS * leaves));
         let trees: Vec<Tree> = trees.map(|(totals, bits)| Tree::new(totals, bits)).collect();
-        let base = base_rates(&trees, weight);
+        let base = base_rates(&trees, leaves as u64, prior);
         for tree in &trees {
             let mut above = vec![base];
             for level in &tree.levels {
-                let scored = level.iter().enumerate().map(|(node, rows)| {
-                    let prior = above.get(node / 2).copied().unwrap_or(base);
-                    std::array::from_fn(|class| {
-                        let (rows, prior) = (rows.get(class), prior.get(class));
-                        let (rows, prior) = (rows.copied(), prior.copied().unwrap_or(0));
-                        shrunk(rows.unwrap_or_default(), weight, prior)
-                    })
+                let below = (leaves as u64).checked_div(level.len() as u64).unwrap_or(1);
+                let scored = level.iter().enumerate().map(|(number, node)| {
+                    above.get(number / 2).copied().unwrap_or(base).of(node, below, prior)
                 });
                 above = scored.collect();
             }
-            scores.extend(above);
+            scores.extend(above.iter().map(|rates| rates.classes));
         }
         Self(scores)
     }
@@ -461,9 +535,38 @@ impl Scores {
     }
 }
 
-/// The rows of a tree's nodes, level by level from the root.
+/// The rows of a node: of all classes, which the network knows, and of each, as opened.
+struct Node {
+    all: (u64, u64),
+    classes: ByClass,
+}
+
+/// Shares of anomalous rows in a node.
+#[derive(Clone, Copy)]
+struct Rates {
+    all: u64,
+    classes: [u64; CLASSES],
+}
+
+impl Rates {
+    /// Those of a node below this one, which has `leaves` leaves.
+    fn of(self, node: &Node, leaves: u64, prior: Prior) -> Self {
+        let all = shrunk(node.all, prior.weight, self.all);
+        let classes = std::array::from_fn(|class| {
+            let (rows, above) = (node.classes.get(class), self.classes.get(class));
+            let (rows, above) = (rows.copied().unwrap_or_default(), above.copied().unwrap_or(0));
+            let expected = carried(above, self.all, all);
+            prior.share(rows, leaves * counts_of(class), above, expected)
+        });
+        Self { all, classes }
+    }
+}
+
+/// A tree's nodes, level by level from the root.
 struct Tree {
-    levels: Vec<Vec<ByClass>>,
+    levels: Vec<Vec<Node>>,
+    /// The root's own counts: rows by label, and bits.
+    root: (Vec<u64>, Vec<i64>),
 }
 
 impl Tree {
@@ -472,7 +575,11 @@ impl Tree {
         let mut levels = Vec::new();
         loop {
             let nodes = totals.chunks_exact(LABELS).zip(bits.chunks_exact(LABELS * BITS));
-            let rows: Vec<ByClass> = nodes.map(|(totals, bits)| by_class(totals, bits)).collect();
+            let node = |(totals, bits): (&[u64], &[i64])| {
+                let rows = |label: usize| totals.get(label).copied().unwrap_or(0);
+                Node { all: (rows(1), rows(0)), classes: by_class(totals, bits) }
+            };
+            let rows: Vec<Node> = nodes.map(node).collect();
             let last = rows.len() <= 1;
             levels.push(rows);
             if last {
@@ -482,7 +589,7 @@ impl Tree {
             bits = joined(&bits, LABELS * BITS, i64::saturating_add);
         }
         levels.reverse();
-        Self { levels }
+        Self { levels, root: (totals, bits) }
     }
 }
 
@@ -493,18 +600,28 @@ fn joined<T: Copy>(counts: &[T], width: usize, add: impl Fn(T, T) -> T) -> Vec<T
 }
 
 /// The base rate of each class over the roots of all trees, shrunk towards that of all rows.
-fn base_rates(trees: &[Tree], weight: u64) -> [u64; CLASSES] {
-    let mut rows = [(0u64, 0u64); CLASSES];
-    for root in trees.iter().filter_map(|tree| tree.levels.first()?.first()) {
-        for (sum, own) in rows.iter_mut().zip(root) {
-            (sum.0, sum.1) = (sum.0.saturating_add(own.0), sum.1.saturating_add(own.1));
-        }
-    }
+///
+/// Every tree's root counts the same rows, each with noise of its own: the mean over the trees is taken
+/// first, and what is below 0 clipped after it, since clipping makes rare classes look frequent.
+fn base_rates(trees: &[Tree], leaves: u64, prior: Prior) -> Rates {
     let count = (trees.len() as u64).max(1);
-    let rows = rows.map(|(anomalous, normal)| (anomalous / count, normal / count));
-    let all = rows.iter().fold((0, 0), |all: (u64, u64), own| (all.0 + own.0, all.1 + own.1));
-    let rate = shrunk(all, 0, 0);
-    rows.map(|rows| shrunk(rows, weight, rate))
+    let mut totals = [0u64; LABELS];
+    let mut bits = [0i64; LABELS * BITS];
+    for (own, counts) in trees.iter().map(|tree| &tree.root) {
+        totals.iter_mut().zip(own).for_each(|(sum, own)| *sum = sum.saturating_add(*own));
+        bits.iter_mut().zip(counts).for_each(|(sum, own)| *sum = sum.saturating_add(*own));
+    }
+    let totals = totals.map(|sum| sum / count);
+    let bits = bits.map(|sum| sum.div_euclid(i64::try_from(count).unwrap_or(i64::MAX)));
+    let [normal, anomalous] = totals;
+    let rate = shrunk((anomalous, normal), 0, 0);
+    let rows = by_class(&totals, &bits);
+    let noise = leaves.div_ceil(count);
+    let classes = std::array::from_fn(|class| {
+        let rows = rows.get(class).copied().unwrap_or_default();
+        prior.share(rows, noise * counts_of(class), rate, rate)
+    });
+    Rates { all: rate, classes }
 }
 
 #[cfg(test)]
@@ -688,7 +805,8 @@ mod tests {
         add(1, false, Severity::Clean, 6);
         add(1, true, Severity::Hard, 2);
         let weight = 2u64 << WEIGHT_BITS;
-        let scores = Scores::new(&forest, &totals, &cells, weight);
+        let prior = Prior { weight, variance: 0 };
+        let scores = Scores::new(&forest, &totals, &cells, prior);
         let shrink =
             |anomalous: u64, normal: u64, prior| shrunk((anomalous, normal), weight, prior);
         let base = 4 * ONE / 100;
@@ -703,10 +821,83 @@ mod tests {
 
         // Whatever was opened, a score is a probability.
         for extreme in [i64::MIN, i64::MAX] {
-            let cells = Cells::opened(&forest, vec![extreme; cells.counts().len()]).unwrap();
-            let scores = Scores::new(&forest, &totals, &cells, weight);
-            assert!([0, 1].iter().all(|bit| scores.of(&forest, &[*bit]).iter().all(|s| *s <= ONE)));
+            for variance in [0, 1, u64::MAX] {
+                let cells = Cells::opened(&forest, vec![extreme; cells.counts().len()]).unwrap();
+                let prior = Prior { weight, variance };
+                let scores = Scores::new(&forest, &totals, &cells, prior);
+                let legal = |bit| scores.of(&forest, &[bit]).iter().all(|score| *score <= ONE);
+                assert!([0, 1].into_iter().all(legal));
+            }
         }
+    }
+
+    #[test]
+    fn noise_pulls_a_share_to_its_prior_the_more_the_fewer_its_rows_and_the_rarer_it_is() {
+        let weight = 2u64 << WEIGHT_BITS;
+        let exact = Prior { weight, variance: 0 };
+        assert_eq!(exact.share((3, 5), 7, ONE / 4, ONE / 2), shrunk((3, 5), weight, ONE / 4));
+        let noisy = |variance| Prior { weight, variance };
+        let share = |anomalous: u64, rows: u64| ONE / 4 * anomalous / rows;
+        // 2 rows of the node above; of what is expected 2 x 64 / (8 x 64 x 1/16) = 4, with a quarter of the
+        // rows 16.
+        let got = noisy(64).share((3, 5), 2, ONE / 4, ONE / 2);
+        assert_eq!(got, share(4 * 3 + 2 + 2 * 4, 8 + 2 + 4));
+        let got = noisy(64).share((1, 1), 2, ONE / 4, ONE / 2);
+        assert_eq!(got, share(4 + 2 + 2 * 16, 2 + 2 + 16));
+        // Rarer: 2 x 72 / (8 x 64 x 9/256) = 8.
+        let got = noisy(72).share((3, 5), 2, ONE / 2, ONE / 4);
+        assert_eq!(got, share(4 * 3 + 2 * 2 + 8, 8 + 2 + 8));
+        let noisy = noisy(3);
+        // Nothing counts, or nothing varies.
+        assert_eq!(noisy.share((0, 0), 2, ONE / 2, ONE / 4), ONE / 4);
+        assert_eq!(noisy.share((3, 5), 2, ONE / 2, 0), 0);
+        assert_eq!(noisy.share((3, 5), 2, ONE / 2, ONE), ONE);
+        assert_eq!(Prior::new(1, Some(2.5)), Prior { weight: 1 << WEIGHT_BITS, variance: 7 });
+        assert_eq!(Prior::new(3, None), Prior { weight: 3 << WEIGHT_BITS, variance: 0 });
+        assert_eq!([0, 1, 2].map(counts_of), [1, 2, 1]);
+    }
+
+    #[test]
+    fn a_classes_odds_are_carried_down_as_those_of_all_rows_change() {
+        // Odds of all rows from 1/3 to 1, those of the class from 1 to 3.
+        let near =
+            |got: u64, expected: u64| assert!(got.abs_diff(expected) < 8, "{got} {expected}");
+        near(carried(ONE / 2, ONE / 4, ONE / 2), 3 * (ONE / 4));
+        near(carried(ONE / 5, ONE / 5, ONE / 7), ONE / 7);
+        near(carried(ONE / 5, ONE / 3, ONE / 3), ONE / 5);
+        // Rare classes among rare labels lose no bits: odds of 300 / 2^32, a third of all rows' odds.
+        near(carried(300, ONE / 1000, ONE / 3000), 100);
+        near(carried(4096, ONE / 1000, ONE / 2000), 2047);
+        assert_eq!(carried(0, ONE / 3, ONE / 2), 0);
+        assert_eq!(carried(ONE, ONE / 3, ONE / 2), ONE);
+        // Nothing is known of the node above, or it contradicts itself.
+        assert_eq!(carried(ONE / 5, 0, 0), ONE / 5);
+        assert_eq!(carried(ONE, ONE, ONE), ONE);
+    }
+
+    #[test]
+    fn base_rates_are_means_over_the_trees_before_anything_is_clipped() {
+        let mut narrow = spec(2, 1);
+        narrow.columns = vec![Range { name: "bit".to_owned(), low: 0, high: 1, weight: 1 }];
+        let forest = Forest::draw(&narrow).unwrap();
+        let mut totals = Totals::new(&forest);
+        for row in 0..100 {
+            totals.add(&forest, &[row % 2], row < 20);
+        }
+        // 4 of 80 normal and 4 of 20 anomalous rows are hard; noise takes 9 in one tree, adds 9 in the
+        // other.
+        let cells = |noise: i64| {
+            let tree = |noise: i64| [4 + noise, 4 + noise, 4 + noise, 4 + noise, 0, 0, 0, 0];
+            Cells::opened(&forest, [tree(-noise), tree(noise)].concat()).unwrap()
+        };
+        let trees = |cells: &Cells| -> Vec<Tree> {
+            let halves = totals.0.chunks(4).zip(cells.0.chunks(8));
+            halves.map(|(totals, bits)| Tree::new(totals, bits)).collect()
+        };
+        let prior = Prior { weight: 1 << WEIGHT_BITS, variance: 0 };
+        let plain = base_rates(&trees(&cells(0)), 2, prior);
+        assert_eq!(base_rates(&trees(&cells(9)), 2, prior).classes, plain.classes);
+        assert_eq!(plain.classes[2], shrunk((4, 4), prior.weight, ONE / 5));
     }
 
     #[test]

@@ -151,6 +151,6 @@ pub enum PaymentsMessage {
     Assigned(Signed<Assigned>),
     /// Aggregator to network.
     Logged(Signed<Logged>),
-    /// Network to aggregator.
+    /// Network to aggregator, and on to the authority.
     Close(Signed<Close>),
 }

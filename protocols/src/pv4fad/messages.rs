@@ -11,13 +11,14 @@
 use core::fmt;
 
 use quorate_crypto::merkle::Hash;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroize;
 
 use super::strict::{Frozen, PooledAsk};
 use super::{RowId, Side};
 use crate::postcard_body;
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::wire::{Name, Signed};
 
 /// A message of one job and model version.
@@ -58,13 +59,61 @@ macro_rules! by_bank {
     )*};
 }
 
-/// An account as a payment names it. Its `Debug` shows nothing, and it is wiped when dropped.
+/// Longest number of an account, in bytes. With [`MAX_NAME_BYTES`] it bounds the parts of join lists
+/// that a bank keeps.
+pub const MAX_ACCOUNT_BYTES: usize = 128;
+/// Longest name of an account, in bytes.
+pub const MAX_NAME_BYTES: usize = 512;
+
+/// An account as a payment names it. Its `Debug` shows nothing, and it is wiped when dropped. None with
+/// a longer number or name is decoded.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Its number.
+    #[serde(deserialize_with = "bounded::<MAX_ACCOUNT_BYTES, _>")]
     pub account: String,
     /// The name that the payment gives it, where it gives one.
+    #[serde(deserialize_with = "bounded::<MAX_NAME_BYTES, _>")]
     pub name: String,
+}
+
+impl Account {
+    /// Whether others decode it.
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`].
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.account.len() <= MAX_ACCOUNT_BYTES && self.name.len() <= MAX_NAME_BYTES {
+            return Ok(());
+        }
+        let why = format!(
+            "an account's number has at most {MAX_ACCOUNT_BYTES} bytes, its name {MAX_NAME_BYTES}"
+        );
+        Err(Refusal::new(Code::TooLarge, why))
+    }
+}
+
+/// A text of at most `MOST` bytes.
+fn bounded<'de, const MOST: usize, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    struct Text<const MOST: usize>;
+
+    impl<const MOST: usize> Visitor<'_> for Text<MOST> {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a text of at most {MOST} bytes")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+            if text.len() <= MOST {
+                Ok(text.to_owned())
+            } else {
+                Err(E::invalid_length(text.len(), &self))
+            }
+        }
+    }
+
+    from.deserialize_str(Text::<MOST>)
 }
 
 impl fmt::Debug for Account {

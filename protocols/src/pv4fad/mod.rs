@@ -84,7 +84,9 @@ use crate::refusal::{Code, Culprit, Refusal};
 use crate::round::keying::JobKey;
 use crate::wire::{Body, Name, Signed, Verified, encode};
 use crate::workload::Workload;
-pub use crate::workload::{MAX_CLASS_BITS, MAX_PAYMENTS, PART_ROWS, PvSpec, QueryLimits};
+pub use crate::workload::{
+    MAX_CLASS_BITS, MAX_PAYMENTS, MAX_QUERIED, PART_ROWS, PvSpec, QueryLimits,
+};
 pub use letters::{Envelope, MAX_LETTER_BYTES};
 
 /// Number of this protocol in manifests.
@@ -93,6 +95,8 @@ pub const PROTOCOL_ID: u16 = 4;
 pub const MAX_COORDINATES: u64 = 60_000;
 /// Most payments of one query.
 pub const MAX_QUERY_ROWS: usize = 256;
+/// Bytes of a signed message besides what the job's figures say: names, hashes, lengths, signature.
+const FRAME_BYTES: u64 = 1024;
 /// Longest sentence of a refusal that is stored or shown.
 const MAX_DETAIL_BYTES: usize = 2000;
 /// Bits of a table's entry at inference: the index of a score among the row's scores.
@@ -292,12 +296,46 @@ impl Figures {
         self.max_rows.div_ceil(u64::from(self.part_rows.max(1))).saturating_add(1)
     }
 
-    /// Most pieces of evidence and noise shares that an authority keeps: those of every version, four
-    /// times over, for attempts that were not logged.
+    /// Parts of all lists of all banks and sides, at most.
+    fn all_parts(&self) -> u64 {
+        self.most_parts().saturating_add(self.holders.into()).saturating_mul(2)
+    }
+
+    /// How often an authority keeps what one version needs: for every version four times over, for
+    /// attempts that were not logged.
+    fn kept_times(&self) -> u64 {
+        u64::from(self.versions).saturating_mul(4)
+    }
+
+    /// Most pieces of evidence and noise shares that an authority keeps.
     fn most_kept(&self) -> u64 {
-        let banks = u64::from(self.holders);
-        let parts = self.most_parts().saturating_add(banks).saturating_mul(2);
-        parts.saturating_add(banks).saturating_mul(4).saturating_mul(self.versions.into())
+        self.all_parts().saturating_add(self.holders.into()).saturating_mul(self.kept_times())
+    }
+
+    /// Most bytes of them.
+    fn most_kept_bytes(&self) -> u64 {
+        let parts = self.all_parts().saturating_mul(self.evidence_bytes());
+        let shares = u64::from(self.holders).saturating_mul(self.share_bytes());
+        parts.saturating_add(shares).saturating_mul(self.kept_times())
+    }
+
+    /// Bytes of evidence for a row, at most: its id, the other side's ciphertexts, its own with their
+    /// proofs, its cells.
+    fn row_bytes(&self) -> u64 {
+        let bits = (3 * CIPHERTEXT_BYTES + BIT_PROOF_BYTES) as u64;
+        let bits = u64::from(self.class_bits).saturating_mul(bits);
+        u64::from(self.trees).saturating_mul(3).saturating_add(bits).saturating_add(64)
+    }
+
+    /// Bytes of a part's evidence, at most.
+    fn evidence_bytes(&self) -> u64 {
+        u64::from(self.part_rows).saturating_mul(self.row_bytes()).saturating_add(FRAME_BYTES)
+    }
+
+    /// Bytes of a noise share, at most.
+    fn share_bytes(&self) -> u64 {
+        let reply = ElGamal.reply_bytes(&self.noise_shape()).unwrap_or(0);
+        u64::try_from(reply).unwrap_or(u64::MAX).saturating_add(FRAME_BYTES)
     }
 
     /// Coordinates of one tree.
@@ -385,11 +423,7 @@ impl Figures {
         if !(1..=MAX_COORDINATES).contains(&(self.coordinates() as u64)) {
             return bad("trees x cells x class bits must be 1 to 60,000");
         }
-        let rows =
-            usize::from(self.class_bits).saturating_mul(3 * CIPHERTEXT_BYTES + BIT_PROOF_BYTES);
-        let part =
-            usize::from(self.trees).saturating_mul(3).saturating_add(rows).saturating_add(64);
-        if part.saturating_mul(usize::from(PART_ROWS)) > MAX_LETTER_BYTES {
+        if self.row_bytes().saturating_mul(PART_ROWS.into()) > MAX_LETTER_BYTES as u64 {
             return bad("a part's evidence would pass 4 MiB: fewer trees or class bits");
         }
         let few = cfg!(any(test, feature = "testkit")) && (1..PART_ROWS).contains(&self.part_rows);
@@ -409,6 +443,9 @@ impl Figures {
         }
         if self.queries.window_ms == 0 {
             return bad("a window of queries must have a length");
+        }
+        if self.queries.total > MAX_QUERIED {
+            return bad("a job's queries have at most 2^20 payments together");
         }
         if let Some(noise) = &self.noise {
             if let Some(fault) = noise.fault() {
@@ -632,6 +669,26 @@ impl Job {
             refusal: refusal.clone(),
         };
         messages::Message::Refused(Signed::sign(refused, cx.identity).signed().clone())
+    }
+
+    /// Whether a refusal of somebody else is too long to be stored or shown: a role of the job has no
+    /// reason to name more than all of them.
+    fn is_too_long(&self, refusal: &Refusal) -> bool {
+        let roles = self.banks.len().saturating_add(3);
+        refusal.detail.len() > MAX_DETAIL_BYTES
+            || refusal.culprits.len().max(refusal.concerns.len()) > roles
+    }
+
+    /// The network ends the job; says why, if it does so early.
+    fn closed(&self, close: &Signed<letters::Close>) -> Result<Option<Refusal>, Refusal> {
+        let close = close.verify(&self.network.verify)?;
+        if close.job != self.manifest {
+            return Err(Refusal::new(Code::UnknownJob, "of another job"));
+        }
+        if close.failure.as_ref().is_some_and(|refusal| self.is_too_long(refusal)) {
+            return Err(Refusal::new(Code::TooLarge, "a reason that is too long"));
+        }
+        Ok(close.failure.clone())
     }
 
     /// W1: signed by the network, of this job and one of its versions.

@@ -411,7 +411,7 @@ impl Sim {
         let me = self.job.network.party.clone();
         let (keys, kept) = (identity(&me), self.kept(&me));
         let before = self.network.clone();
-        let (next, outputs) = {
+        let (mut next, outputs) = {
             let world = NetworkWorld {
                 world: World { key: &self.key, values: self.values.as_ref(), blobs: &kept },
                 payments: &self.payments,
@@ -421,7 +421,10 @@ impl Sim {
             let mut cx = Context { now_ms: self.now_ms, identity: &keys, rng: &mut self.rng };
             step(before, &mut cx, &world)
         };
-        self.network = stored(&next);
+        // In pieces, as drivers store it; as a whole it is the same.
+        let (training, queries) = next.to_pieces();
+        self.network = NetworkJob::from_pieces(&training, queries).unwrap();
+        assert_eq!(encode(&self.network), encode(&next));
         let count = outputs.len();
         self.outputs(&me, outputs);
         count

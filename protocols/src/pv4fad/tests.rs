@@ -9,10 +9,10 @@ use quorate_crypto::threshold::elgamal::ElGamal;
 use quorate_crypto::threshold::elgamal::choice::Ciphers;
 
 use super::forest::{
-    Cells as ForestCells, Forest, ForestSpec, ONE, Range, Scores, Severity, Totals, WEIGHT_BITS,
+    Cells as ForestCells, Forest, ForestSpec, ONE, Prior, Range, Scores, Severity, Totals,
 };
 use super::messages::*;
-use super::network::{Asked, Payment, Phase};
+use super::network::{Asked, Layout, Payment, Phase};
 use super::sim::{Sim, bank, identity, name, noise, payments, terms, with};
 use super::*;
 use crate::machine::{Context, Output};
@@ -175,8 +175,9 @@ fn the_forest_trains_and_scores_as_in_the_clear() {
     }
     let opened = ForestCells::opened(&forest, sim.network.counts().unwrap().to_vec()).unwrap();
     assert_eq!(opened, clear);
-    let scores = Scores::new(&forest, &totals, &opened, 1 << WEIGHT_BITS);
-    assert_eq!(scores, Scores::new(&forest, &totals, &clear, 1 << WEIGHT_BITS));
+    let prior = Prior::new(1, None);
+    let scores = Scores::new(&forest, &totals, &opened, prior);
+    assert_eq!(scores, Scores::new(&forest, &totals, &clear, prior));
 
     let mut seen = BTreeSet::new();
     for (query, (payment, row)) in (0u64..).zip(sim.payments.clone().iter().zip(&features).take(12))
@@ -279,6 +280,46 @@ fn fewer_banks_than_the_floor_open_nothing() {
     sim.run();
     assert_eq!(sim.network.failure().unwrap().code, Code::QuorumLost);
     assert_eq!(sim.network.counts(), None);
+    // What was released before, and shares that come late, open nothing any more.
+    released_again_opens_nothing(&mut sim, &[bank(0), bank(1), bank(2)]);
+}
+
+/// Delivers all releases again, and shares of these banks.
+fn released_again_opens_nothing(sim: &mut Sim, late: &[Name]) {
+    sim.leaves_at.clear();
+    sim.away.clear();
+    let releases: Vec<Message> =
+        sent(sim, &name("network"), "Released").into_iter().cloned().collect();
+    assert!(!releases.is_empty());
+    let (state, wire, facts) = (encode(&sim.network), sim.wire.len(), sim.facts.len());
+    for release in releases {
+        sim.deliver(&name("network"), release);
+        sim.run();
+    }
+    assert_eq!((sim.wire.len(), sim.facts.len(), sim.rejects.len()), (wire, facts, 0));
+    for bank in late {
+        let to_it = sim.wire.iter().filter(|letter| letter.to == *bank);
+        let mut read = to_it.map(|letter| letter.open(&identity(bank)).unwrap());
+        let asked = read.rfind(|message| message.name() == "OpenAsk").unwrap();
+        sim.deliver(bank, asked);
+        sim.run();
+    }
+    assert_eq!(sim.wire.len(), wire + late.len());
+    assert_eq!((sim.facts.len(), sim.rejects.as_slice()), (facts, &[][..]));
+    assert_eq!(encode(&sim.network), state);
+}
+
+/// Payments between two of five banks: found out before the one assignment is logged.
+#[test]
+fn too_few_banks_behind_the_payments_waste_no_assignment() {
+    let (ledgers, mut made, cells) = payments(&terms(5, 3), PAYMENTS, 1);
+    made.iter_mut().for_each(|payment| payment.banks = [bank(0), bank(1)]);
+    let mut sim = Sim::with(terms(5, 3), ledgers, made, cells, 0);
+    sim.run();
+    let refusal = sim.network.failure().unwrap();
+    assert_eq!((refusal.code, refusal.culprits.as_slice()), (Code::SetTooSmall, &[][..]));
+    assert_eq!((sim.assigned.is_none(), sim.network.counts()), (true, None));
+    assert_eq!(sim.rejects, []);
 }
 
 #[test]
@@ -658,6 +699,161 @@ fn what_the_network_can_have_kept_is_bounded() {
     let rows = vec![asked(&sim, &payment, &[0.0, 0.5, 1.0]); 3];
     assert_eq!(sim.query(0, payment.banks.each_ref(), rows).unwrap(), None);
     assert_eq!(only_reject(&sim), (payment.banks[0].as_str(), Code::BudgetSpent, &[][..]));
+}
+
+#[test]
+fn what_an_authority_keeps_is_bounded_in_bytes() {
+    let mut sim = Sim::new(with(terms(5, 3), |figures| figures.max_rows = 30), PAYMENTS, 1);
+    let authority = name("authority");
+    let piece = |fill: u8, bytes: usize| {
+        let part = FlagPart {
+            job: Hash([0; 32]),
+            version: 0,
+            bank: bank(0),
+            side: Side::Ordering,
+            part: 0,
+            rows: Hash([fill; 32]),
+            inputs: Hash([0; 32]),
+            ciphers: vec![0; bytes],
+            proofs: Vec::new(),
+        };
+        let part = Signed::sign(part, &identity(&bank(0))).signed().clone();
+        Evidence::Ordering { rows: Vec::new(), part }
+    };
+    // Eight rows of two bits in three trees: 8 (3 x 3 + 2 (3 x 64 + 96) + 64) and 1,024 bytes.
+    let most = 6216;
+    let frame = encode(&piece(0, most)).len() - most;
+    let longest = most - frame;
+    assert_eq!(encode(&piece(0, longest)).len(), most);
+    sim.deliver(&authority, Message::Evidence(Box::new(piece(0, longest + 1))));
+    assert_eq!(only_reject(&sim), ("authority", Code::TooLarge, &[network()][..]));
+    sim.rejects.clear();
+    // Twenty parts and five shares of 48 coordinates, four times.
+    let share = ElGamal.reply_bytes(&sim.job.noise_shape()).unwrap() + 1024;
+    let room = 4 * (20 * most + 5 * share) / most;
+    assert!((80..100).contains(&room), "fewer than the pieces that there may be: {room}");
+    for fill in 0..=room {
+        assert_eq!(sim.rejects, [], "{fill}");
+        let fill = u8::try_from(fill).unwrap();
+        sim.deliver(&authority, Message::Evidence(Box::new(piece(fill, longest))));
+    }
+    assert_eq!(only_reject(&sim), ("authority", Code::TooLarge, &[network()][..]));
+    assert_eq!(sim.blobs[&authority].len(), room);
+}
+
+#[test]
+fn accounts_and_reasons_have_a_greatest_length() {
+    let account = |number: usize, name: usize| Account {
+        account: "x".repeat(number),
+        name: "n".repeat(name),
+    };
+    assert_eq!(decode::<Account>(&encode(&account(128, 512))), Ok(account(128, 512)));
+    let sim = sim();
+    for long in [account(129, 0), account(0, 513)] {
+        assert_eq!(decode::<Account>(&encode(&long)).unwrap_err().code, Code::Malformed);
+        // The network says so before a bank could not read its list.
+        let mut made = sim.payments.clone();
+        made[3].accounts[1] = long;
+        let refusal = Layout::new(&sim.job, &identity(&name("network")), 0, &made).err().unwrap();
+        assert_eq!(refusal.code, Code::TooLarge);
+    }
+    // Nobody names more than all roles of a job.
+    for (count, expected) in [(8, None), (9, Some(Code::TooLarge))] {
+        for concerns in [false, true] {
+            let mut sim = self::sim();
+            let mut refusal = Refusal::new(Code::Unavailable, "later");
+            for _ in 0..count {
+                refusal = match concerns {
+                    true => refusal.concerning(bank(0)),
+                    false => refusal.blaming(network()),
+                };
+            }
+            let (job, bank) = (sim.job.id(), bank(1));
+            let refused = Refused { job, version: 0, query: None, bank: bank.clone(), refusal };
+            let refused = Signed::sign(refused, &identity(&bank)).signed().clone();
+            sim.deliver(&name("network"), Message::Refused(refused));
+            assert_eq!(sim.rejects.pop().map(|(_, refusal)| refusal.code), expected, "{count}");
+        }
+    }
+}
+
+#[test]
+fn a_bank_that_joined_another_list_is_named() {
+    let mut sim = sim();
+    sim.tamper = Some(Box::new(|from, _, message| {
+        if let Message::Joined(joined) = message
+            && *from == bank(2)
+        {
+            again(joined, from, |joined| joined.end.0[0] ^= 1);
+        }
+    }));
+    sim.run();
+    let culprit = [Culprit::Party(bank(2))];
+    assert_eq!(only_reject(&sim), ("network", Code::WrongLabel, &culprit[..]));
+    assert_eq!(sim.network.phase(), Phase::Setup);
+}
+
+/// Banks stand behind sums whose own bits are in them, and no others.
+#[test]
+fn banks_that_add_to_no_cell_do_not_count() {
+    let (ledgers, mut made, cells) = payments(&terms(5, 3), PAYMENTS, 1);
+    for (payment, sides) in made.iter_mut().zip([[0, 1], [2, 0], [1, 2]]) {
+        payment.banks = sides.map(bank);
+    }
+    let mut sim = Sim::with(terms(5, 3), ledgers, made, cells, 0);
+    sim.run();
+    let pairs: Vec<[Name; 2]> = sim.payments.iter().map(|payment| payment.banks.clone()).collect();
+    // Rows between the first two banks only, though all five send all their parts; then with a third
+    // as the ordering bank, or as the beneficiary's.
+    let [a, b, c] = [bank(0), bank(1), bank(2)];
+    let inner = |pair: &[Name; 2]| pair.iter().all(|bank| [&a, &b].contains(&bank));
+    let first = |pair: &[Name; 2]| inner(pair) || (pair[0] == c && pair[1] == a);
+    let second = |pair: &[Name; 2]| inner(pair) || (pair[0] == b && pair[1] == c);
+    let counted = |keep: &dyn Fn(&[Name; 2]) -> bool| {
+        let rows = pairs.iter().enumerate().filter(|(_, pair)| keep(pair));
+        let rows: BTreeSet<RowId> = rows.filter_map(|(i, _)| sim.layout.row(i)).collect();
+        let mut all = evidence(&sim);
+        for one in &mut all {
+            if let Evidence::Beneficiary { rows: own, cells, .. } = one {
+                for (cell, row) in cells.iter_mut().zip(own.iter().cycle()) {
+                    if !rows.contains(row) {
+                        *cell = NO_CELL;
+                    }
+                }
+            }
+        }
+        let banks: BTreeSet<&Name> = pairs.iter().filter(|pair| keep(pair)).flatten().collect();
+        (banks.len(), resum(&sim, &all, true).map(|_| ()).map_err(|refusal| refusal.code))
+    };
+    assert_eq!(counted(&inner), (2, Err(Code::SetTooSmall)));
+    assert_eq!(counted(&first), (3, Ok(())));
+    assert_eq!(counted(&second), (3, Ok(())));
+}
+
+#[test]
+fn an_authority_forgets_a_job_that_the_network_ended() {
+    let mut sim = trained();
+    let close = |by: &str, job| {
+        let close = super::letters::Close { job, failure: None };
+        Signed::sign(close, &identity(&name(by))).signed().clone()
+    };
+    let code = |done: Result<super::authority::AuthorityJob, Refusal>| done.unwrap_err().code;
+    let strangers = sim.authority.clone().end(&close("bank-0", sim.job.manifest));
+    assert_eq!(code(strangers), Code::BadSignature);
+    assert_eq!(code(sim.authority.clone().end(&close("network", Hash([9; 32])))), Code::UnknownJob);
+    assert!(!sim.authority.is_over());
+    let fresh = encode(&super::authority::AuthorityJob::new(sim.job.clone())).len();
+    sim.authority = sim.authority.clone().end(&close("network", sim.job.manifest)).unwrap();
+    assert!(sim.authority.is_over());
+    assert_eq!(encode(&sim.authority).len(), fresh);
+    // What it answered once it answers no more, and least of all anew.
+    for kind in ["Evidence", "SumAsk", "FreezeAsk"] {
+        let message = sent(&sim, &name("authority"), kind)[0].clone();
+        sim.rejects.clear();
+        sim.deliver(&name("authority"), message);
+        assert_eq!(sim.rejects[0].0, name("authority"), "{kind}");
+        assert_eq!(sim.rejects[0].1.code, Code::WrongState, "{kind}");
+    }
 }
 
 #[test]
@@ -1192,6 +1388,90 @@ fn the_rate_of_queries_is_limited() {
 }
 
 #[test]
+fn an_answered_query_leaves_its_scores_and_takes_its_messages_again() {
+    let mut sim = trained();
+    let [first, second] = [0, 1].map(|at| sim.payments[at].clone());
+    let ask = |sim: &mut Sim, query, payment: &Payment| {
+        let rows = vec![asked(sim, payment, &[0.0, 0.5, 1.0]); 1];
+        sim.query(query, payment.banks.each_ref(), rows).unwrap().unwrap()
+    };
+    let scores = ask(&mut sim, 0, &first);
+    let (training, queries) = sim.network.to_pieces();
+    // Two hashes, a score, four lengths and kinds.
+    assert_eq!(queries[&0].len(), 64 + 8 + 3);
+    let before = sim.network.clone();
+    ask(&mut sim, 1, &second);
+    // A query changes its own piece, and no other.
+    let (then, now) = sim.network.to_pieces();
+    assert!(then == training, "training was written again");
+    assert_eq!((&now[&0], now.len(), now[&1].len()), (&queries[&0], 2, queries[&0].len()));
+    sim.network = before;
+    let state = encode(&sim.network);
+    let (wire, facts) = (sim.wire.len(), sim.facts.len());
+    let query = sent(&sim, &name("network"), "Picked")[0].clone();
+    let mut again = vec![query];
+    for kind in ["Released", "Partial"] {
+        again.extend(sent(&sim, &name("network"), kind).into_iter().cloned());
+    }
+    // Messages of the first query and of the model; the second query is not known here any more.
+    let table = |message: &Message| match message {
+        Message::Released(release, _) => match release.peek().unwrap().opens {
+            Opens::Query { query, .. } => query == 0,
+            _ => true,
+        },
+        _ => true,
+    };
+    let known: BTreeSet<Hash> = again
+        .iter()
+        .filter(|message| table(message))
+        .filter_map(|message| match message {
+            Message::Released(release, _) => Some(release.hash()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(known.len(), 2);
+    again.retain(|message| match message {
+        Message::Partial(partial) => known.contains(&partial.peek().unwrap().release),
+        message => table(message),
+    });
+    assert_eq!(again.len(), 1 + 2 + 6);
+    for message in again {
+        sim.deliver(&name("network"), message);
+    }
+    assert_eq!((sim.rejects.as_slice(), sim.wire.len(), sim.facts.len()), (&[][..], wire, facts));
+    assert_eq!(encode(&sim.network), state);
+    assert_eq!(sim.network.scores(0), Some(scores.as_slice()));
+}
+
+#[test]
+fn a_query_that_too_few_can_open_ends() {
+    let mut sim = trained();
+    let payment = sim.payments[0].clone();
+    let rows = vec![asked(&sim, &payment, &[0.0, 0.5, 1.0])];
+    for number in 0..3 {
+        sim.leaves_at.insert(bank(number), "OpenAsk");
+    }
+    assert_eq!(sim.query(0, payment.banks.each_ref(), rows).unwrap(), None);
+    assert_eq!(sim.network.query_refusal(0), None);
+    // Two step in for the first two; nobody is left for the third.
+    for number in 0..3 {
+        assert_eq!(sim.network.query_refusal(0), None, "{number}");
+        sim.lose(&bank(number));
+        sim.run();
+    }
+    let refusal = sim.network.query_refusal(0).unwrap();
+    assert_eq!((refusal.code, refusal.culprits.as_slice()), (Code::QuorumLost, &[][..]));
+    assert_eq!(refusal.concerns, [0, 1, 2].map(bank));
+    assert_eq!((sim.network.phase(), sim.network.failure()), (Phase::Trained, None));
+    assert_eq!(sim.rejects, []);
+    let ended = sim.facts.iter().filter(|(_, fact)| fact.what == "query.failed").count();
+    assert_eq!(ended, 1);
+    released_again_opens_nothing(&mut sim, &[0, 1, 2].map(bank));
+    let (_, pieces) = sim.network.to_pieces();
+    assert!(pieces[&0].len() < 200, "{} bytes are kept of it", pieces[&0].len());
+}
+
+#[test]
 fn a_table_of_stolen_ciphertexts_is_refused() {
     let mut sim = trained();
     let Message::FlagPart(part) = sent(&sim, &name("network"), "FlagPart")[0].clone() else {
@@ -1264,7 +1544,7 @@ fn terms_that_hide_nothing_or_cannot_be_opened_are_refused() {
     let good = terms(5, 3);
     assert_eq!(good.check(), Ok(()));
     type Change = fn(&mut Figures);
-    let cases: [(Change, &str); 10] = [
+    let cases: [(Change, &str); 11] = [
         (|f| f.threshold = 1, "T must be"),
         (|f| f.threshold = 6, "T must be"),
         (|f| f.k_min = 1, "k_min"),
@@ -1274,6 +1554,7 @@ fn terms_that_hide_nothing_or_cannot_be_opened_are_refused() {
         (|f| f.trees = 10_000, "60,000"),
         (|f| f.part_rows = 1025, "1,024"),
         (|f| f.versions = 2, "one model version"),
+        (|f| f.queries.total = (1 << 20) + 1, "2^20"),
         (|f| f.noise = Some(NoiseSpec { epsilon: 1e-3, ..noise(1.0) }), "budget"),
     ];
     for (change, word) in cases {

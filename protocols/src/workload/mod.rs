@@ -19,7 +19,7 @@ mod table;
 mod train;
 mod vertical;
 
-pub use payments::{MAX_CLASS_BITS, MAX_PAYMENTS, PART_ROWS, PvSpec, QueryLimits};
+pub use payments::{MAX_CLASS_BITS, MAX_PAYMENTS, MAX_QUERIED, PART_ROWS, PvSpec, QueryLimits};
 pub use schema::{Column, ColumnKind, Schema};
 pub use table::{BayesSpec, MAX_BINS, MAX_DEPTH, MAX_FRONTIER, TableSpec, TreeSpec};
 pub use train::{LocalSpec, MAX_CLIP, MAX_STEP_ROWS, MIN_CLIP, ModelSpec, StepSpec, TrainSpec};

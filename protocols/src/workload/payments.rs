@@ -13,6 +13,8 @@ pub const MAX_CLASS_BITS: u16 = 7;
 const MAX_LEVELS: u16 = 12;
 /// Most payments of one model version.
 pub const MAX_PAYMENTS: u64 = 1 << 24;
+/// Most payments that all queries of a job have together: the authority keeps the id of each.
+pub const MAX_QUERIED: u64 = 1 << 20;
 /// Rows of one part of a join list: lists are padded to whole parts.
 pub const PART_ROWS: u16 = 1024;
 
@@ -122,6 +124,7 @@ impl PvSpec {
         within("rows_per_account", self.rows_per_account.into(), 1, u32::MAX.into())?;
         within("max_rows", self.max_rows, 1, MAX_PAYMENTS)?;
         within("versions", self.versions.into(), 1, u32::MAX.into())?;
+        within("queries.total", self.queries.total, 0, MAX_QUERIED)?;
         within("queries.window_ms", self.queries.window_ms, 1, u64::MAX)
     }
 }

@@ -76,6 +76,8 @@ pub(crate) struct Authority {
     vertical: Arc<Driver<fedv::authority::AuthorityJob>>,
     /// Payments jobs whose key is made, by the side of the machine that made it.
     payments: Arc<Driver<pv4fad::authority::AuthorityJob>>,
+    /// Their keys, parsed.
+    prepared: payments::Recent<payments::Prepared>,
     /// The records of kind `party`, which are written under `enrolling`.
     parties: RwLock<Arc<Parties>>,
     enrolling: tokio::sync::Mutex<()>,
@@ -133,6 +135,7 @@ pub async fn run(
         driver: Arc::new(driver),
         vertical: Arc::new(vertical),
         payments: Arc::new(payments),
+        prepared: payments::Recent::default(),
         parties: RwLock::new(Arc::new(parties)),
         enrolling: tokio::sync::Mutex::default(),
         computing: Mutex::default(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use quorate_crypto::keys::Identity;
 use quorate_protocols::machine::{Context, Output};
 use quorate_protocols::pv4fad::forest::{
-    BITS, Cells, Forest, ONE, PooledRule, Scores, Totals, WEIGHT_BITS,
+    BITS, Cells, Forest, ONE, PooledRule, Prior, Scores, Totals,
 };
 use quorate_protocols::pv4fad::letters::{Close, PaymentsMessage};
 use quorate_protocols::pv4fad::messages::{Account, Message};
@@ -213,25 +213,18 @@ impl Scored {
         }
         if job.strict {
             let none = Cells::new(&plan.forest);
-            let own = Scores::new(&plan.forest, &totals, &none, PRIOR_ROWS << WEIGHT_BITS);
+            let own = Scores::new(&plan.forest, &totals, &none, Prior::new(PRIOR_ROWS, None));
             let sigma = job.pooled_sigma(machine.noise_shares());
             return Ok(Self::Strict { own, rule: PooledRule::new(job.trees.into(), sigma) });
         }
         let counts = machine.counts().ok_or_else(|| wrong("no counts are opened".to_owned()))?;
         let cells = Cells::opened(&plan.forest, counts.to_vec());
         let cells = cells.map_err(|error| wrong(error.to_string()))?;
-        // The prior weighs as many rows as the noise is wide.
-        let wide = job.sigma().map_or(0.0, |sigma| {
+        let sigma = job.sigma().map(|sigma| {
             let shares = machine.noise_shares() as f64 / f64::from(job.noise_divisor().max(1));
-            libm::ceil(sigma * libm::sqrt(shares))
+            sigma * libm::sqrt(shares)
         });
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "whole, not negative and far below 2^50: counts of this noise were opened"
-        )]
-        let rows = (wide as u64).max(PRIOR_ROWS);
-        Ok(Self::Open(Scores::new(&plan.forest, &totals, &cells, rows << WEIGHT_BITS)))
+        Ok(Self::Open(Scores::new(&plan.forest, &totals, &cells, Prior::new(PRIOR_ROWS, sigma))))
     }
 }
 

@@ -1,17 +1,19 @@
 //! What bank and network share: a stored machine, an outbox, and a box of letters at the aggregator.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_crypto::merkle::Hash;
 use quorate_protocols::machine::{Output, Peer};
 use quorate_protocols::pv4fad::aggregator::AggregatorJob;
+use quorate_protocols::pv4fad::bank::BankJob;
 use quorate_protocols::pv4fad::letters::{Collect, Mail, PaymentsMessage};
 use quorate_protocols::pv4fad::messages::Message;
-use quorate_protocols::pv4fad::{Envelope, Job, Keep};
+use quorate_protocols::pv4fad::network::NetworkJob;
+use quorate_protocols::pv4fad::{Envelope, Job, Keep, blob_hash};
 use quorate_protocols::refusal::{Code, Refusal};
 use quorate_protocols::round::messages::Message as Control;
 use quorate_protocols::wire::{MAX_MESSAGE_BYTES, Name, Signed};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::run::AGGREGATOR;
@@ -31,14 +33,61 @@ const AGAIN: Duration = Duration::from_millis(300);
 /// An output of a bank's or the network's machine.
 pub(super) type Said = Output<Message, Keep>;
 
-/// What is stored of a role.
-#[derive(Serialize, Deserialize)]
-struct Stored<M> {
-    machine: M,
+/// Kind of the records with the pieces of a role's machine, by job and name.
+const PIECE: &str = "payments-piece";
+/// The piece that every machine has.
+const MACHINE: &str = "machine";
+/// Before the number of a query, in the name of its piece.
+const QUERY: &str = "query-";
+
+/// What is stored of a role with every letter; the pieces of its machine are, where they changed.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Stored {
     /// Number of the last letter that was handled.
     handled: u64,
     /// Number of the next letter that is sent.
     next: u64,
+}
+
+/// A machine that is stored in pieces.
+pub(super) trait Pieces: Clone {
+    /// The pieces, by name.
+    fn pieces(&mut self) -> Result<BTreeMap<String, Vec<u8>>, StoreError>;
+
+    /// The machine of these pieces.
+    fn whole(pieces: BTreeMap<String, Vec<u8>>) -> Result<Self, StoreError>;
+}
+
+impl Pieces for BankJob {
+    fn pieces(&mut self) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+        let machine = postcard::to_allocvec(self).map_err(|_| StoreError::BadNumber)?;
+        Ok(BTreeMap::from([(MACHINE.to_owned(), machine)]))
+    }
+
+    fn whole(pieces: BTreeMap<String, Vec<u8>>) -> Result<Self, StoreError> {
+        let machine = pieces.get(MACHINE).ok_or(StoreError::BadNumber)?;
+        postcard::from_bytes(machine).map_err(|_| StoreError::BadNumber)
+    }
+}
+
+impl Pieces for NetworkJob {
+    fn pieces(&mut self) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+        let (training, queries) = self.to_pieces();
+        let named = |(number, query)| (format!("{QUERY}{number:020}"), query);
+        let mut pieces: BTreeMap<String, Vec<u8>> = queries.into_iter().map(named).collect();
+        pieces.insert(MACHINE.to_owned(), training);
+        Ok(pieces)
+    }
+
+    fn whole(mut pieces: BTreeMap<String, Vec<u8>>) -> Result<Self, StoreError> {
+        let training = pieces.remove(MACHINE).ok_or(StoreError::BadNumber)?;
+        let number = |name: &str| name.strip_prefix(QUERY).and_then(|number| number.parse().ok());
+        let query = |(name, query): (String, _)| {
+            number(&name).map(|number: u64| (number, query)).ok_or(StoreError::BadNumber)
+        };
+        let queries = pieces.into_iter().map(query).collect::<Result<Vec<_>, _>>()?;
+        Self::from_pieces(&training, queries).map_err(|_| StoreError::BadNumber)
+    }
 }
 
 /// A role's machine in its store.
@@ -49,8 +98,11 @@ pub(super) struct Office<'a, M> {
     id: String,
     url: String,
     job: Job,
-    stored: Stored<M>,
+    machine: M,
+    stored: Stored,
     version: u64,
+    /// Hashes of the pieces as they are stored.
+    pieces: BTreeMap<String, Hash>,
 }
 
 /// How sending went.
@@ -71,7 +123,7 @@ pub(super) enum Committed {
     Spent(Refusal),
 }
 
-impl<'a, M: Serialize + DeserializeOwned + Clone> Office<'a, M> {
+impl<'a, M: Pieces> Office<'a, M> {
     /// Takes up what is stored, or stores the state that `fresh` makes with what it says.
     pub(super) async fn open(
         party: &'a Inner,
@@ -84,23 +136,33 @@ impl<'a, M: Serialize + DeserializeOwned + Clone> Office<'a, M> {
         let id = id.to_owned();
         if let Some((version, state)) = party.store.load_machine(kind, &id).await? {
             let stored = postcard::from_bytes(&state).map_err(|_| StoreError::BadNumber)?;
-            return Ok(Self { party, kept, kind, id, url, job, stored, version });
+            let prefix = format!("{id}/");
+            let known = party.store.list_records(PIECE, &prefix).await?.into_iter();
+            let known = known.filter_map(|(key, bytes)| {
+                key.strip_prefix(&prefix).map(|name| (name.to_owned(), bytes))
+            });
+            let known: BTreeMap<String, Vec<u8>> = known.collect();
+            let hashes = known.iter().map(|(name, bytes)| (name.clone(), blob_hash(bytes)));
+            let pieces = hashes.collect();
+            let machine = M::whole(known)?;
+            return Ok(Self { party, kept, kind, id, url, job, machine, stored, version, pieces });
         }
         let (machine, said) = fresh()?;
-        let stored = Stored { machine: machine.clone(), handled: 0, next: 0 };
-        let mut office = Self { party, kept, kind, id, url, job, stored, version: 0 };
+        let (stored, pieces, first) = (Stored::default(), BTreeMap::new(), machine.clone());
+        let mut office =
+            Self { party, kept, kind, id, url, job, machine: first, stored, version: 0, pieces };
         office.commit(machine, said, None, Batch::new()).await?;
         Ok(office)
     }
 
     pub(super) const fn machine(&self) -> &M {
-        &self.stored.machine
+        &self.machine
     }
 
     /// Stores a step: the new state, what it keeps and says, and the letter it handled.
     pub(super) async fn commit(
         &mut self,
-        machine: M,
+        mut machine: M,
         said: Vec<Said>,
         letter: Option<u64>,
         also: Batch,
@@ -130,13 +192,24 @@ impl<'a, M: Serialize + DeserializeOwned + Clone> Office<'a, M> {
                 Output::Charge(_) | Output::Refund(_) => {}
             }
         }
-        let stored = Stored { machine, handled: letter.unwrap_or(self.stored.handled), next };
+        let mut pieces = BTreeMap::new();
+        for (name, bytes) in machine.pieces()? {
+            let hash = blob_hash(&bytes);
+            if self.pieces.get(&name) != Some(&hash) {
+                batch = batch.put_record(PIECE, &format!("{}/{name}", self.id), bytes);
+            }
+            pieces.insert(name, hash);
+        }
+        for gone in self.pieces.keys().filter(|name| !pieces.contains_key(*name)) {
+            batch = batch.del_record(PIECE, &format!("{}/{gone}", self.id));
+        }
+        let stored = Stored { handled: letter.unwrap_or(self.stored.handled), next };
         let state = postcard::to_allocvec(&stored).map_err(|_| StoreError::BadNumber)?;
         batch = batch.put_machine(self.kind, &self.id, self.version, state);
         store.commit(batch).await?;
         drop(turn);
         self.version += 1;
-        self.stored = stored;
+        (self.machine, self.stored, self.pieces) = (machine, stored, pieces);
         Ok(Committed::Done)
     }
 
@@ -253,7 +326,7 @@ impl<'a, M: Serialize + DeserializeOwned + Clone> Office<'a, M> {
         match opened {
             Ok(message) => Ok(Some(message)),
             Err(refusal) => {
-                let machine = self.stored.machine.clone();
+                let machine = self.machine.clone();
                 self.commit(machine, vec![Output::Reject(refusal)], Some(number), Batch::new())
                     .await?;
                 Ok(None)

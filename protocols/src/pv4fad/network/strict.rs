@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Account, Asked, NetworkJob, NetworkOutput, NetworkWorld, Phase, Query, Side, to_bank};
+use super::queries::{Asked, OpenQuery, Query};
+use super::{NetworkJob, NetworkOutput, NetworkWorld, Phase, to_bank};
 use crate::machine::{Context, Fact, Output};
 use crate::pv4fad::forest::{ONE, PooledRule};
-use crate::pv4fad::messages::{Message, Opens, Picked, QueryTable, ReleaseAsk};
+use crate::pv4fad::messages::{Account, Message, Opens, QueryTable, ReleaseAsk};
 use crate::pv4fad::strict::{CellRows, Closed, Frozen, Pairs, PooledAsk, Reached, table_of};
-use crate::pv4fad::{Keep, ciphers_hash, seed};
+use crate::pv4fad::{Keep, Side, ciphers_hash, seed};
 use crate::refusal::{Code, Culprit, Refusal};
 use crate::wire::{Name, Signed, Verified, encode};
 
@@ -33,17 +34,9 @@ pub(super) struct Pooled {
     /// The network's own scores.
     own: Vec<u64>,
     rule: PooledRule,
-    /// What was opened: the pooled counts of each payment's class.
-    counts: Option<Vec<[i64; 2]>>,
 }
 
 impl NetworkJob {
-    /// The opened pooled counts of a strict query, anomalous and normal, for each payment.
-    #[must_use]
-    pub fn pooled_counts(&self, query: u64) -> Option<&[[i64; 2]]> {
-        self.queries.get(&query)?.pooled.as_ref()?.counts.as_deref()
-    }
-
     /// Rows of every cell that count, as the authority counts them in the evidence.
     fn cell_rows(&self, world: &NetworkWorld<'_>) -> CellRows {
         let mut rows = CellRows::new(&self.job);
@@ -98,7 +91,7 @@ impl NetworkJob {
     /// # Errors
     /// [`Code::WrongState`] before the version is frozen or in a job that opens its counts;
     /// [`Code::WrongLength`] for leaves that there are not or more than 256 payments;
-    /// [`Code::UnknownParty`].
+    /// [`Code::UnknownParty`]; [`Code::TooLarge`] for an account whose number or name is too long.
     pub fn query_pooled(
         self,
         cx: &mut Context<'_>,
@@ -111,6 +104,7 @@ impl NetworkJob {
         let mut next = self;
         let trees = usize::from(next.job.trees);
         let sized = asked.iter().all(|row| row.leaves.len() == trees);
+        asked.iter().flat_map(|row| &row.accounts).try_for_each(Account::check)?;
         next.may_ask(query, banks, asked.len(), sized)?;
         let not_closed = || Refusal::new(Code::WrongState, "no tables of this version are closed");
         let closed = next.closed.as_ref().ok_or_else(not_closed)?;
@@ -129,10 +123,10 @@ impl NetworkJob {
         let reached = Signed::sign(reached, cx.identity);
         let own = asked.iter().map(|row| row.own).collect();
         let only = |row: Reaching| Asked { accounts: row.accounts, scores: Vec::new() };
-        let mut state = Query::new(table, asked.into_iter().map(only).collect());
-        state.pooled = Some(Pooled { reached, rows, own, rule, counts: None });
+        let mut state = OpenQuery::new(table, asked.into_iter().map(only).collect());
+        state.pooled = Some(Pooled { reached, rows, own, rule });
         let output = next.ask_pick(cx, &state, Side::Ordering, Vec::new());
-        next.queries.insert(query, state);
+        next.queries.insert(query, Query::Open(Box::new(state)));
         Ok((next, vec![output]))
     }
 
@@ -149,54 +143,33 @@ impl NetworkJob {
 
     /// What opened pairs may hold: no more than the rows of their cells, and all noise.
     pub(super) fn pooled_range(&self, query: u64) -> core::ops::RangeInclusive<i64> {
-        let pooled = self.queries.get(&query).and_then(|known| known.pooled.as_ref());
+        let pooled = self.open_query(query).and_then(|known| known.pooled.as_ref());
         let rows = pooled.into_iter().flat_map(|pooled| pooled.rows.as_flattened());
         let most = rows.copied().max().unwrap_or(0).saturating_add(self.job.pooled_room());
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         most.saturating_neg()..=most
     }
 
-    /// The scores of a query whose pairs are open.
-    pub(super) fn score_pooled(&mut self, query: u64, opened: &[i64]) -> Option<Vec<f64>> {
-        let pooled = self.queries.get_mut(&query)?.pooled.as_mut()?;
-        let counts = opened.as_chunks::<2>().0.to_vec();
-        let pairs = pooled.own.iter().zip(counts.iter().zip(&pooled.rows));
-        let score = |(own, (pair, rows)): (&u64, (&[i64; 2], &[u64; 2]))| {
-            pooled.rule.score(*own, *pair, *rows) as f64 / ONE as f64
-        };
-        let scores = pairs.map(score).collect();
-        pooled.counts = Some(counts);
-        Some(scores)
-    }
-
     /// A query whose pairs lie outside their range is not answered: a bank's noise or bits were none.
-    /// Others are.
     pub(super) fn unreadable(&mut self, query: u64, refusal: Refusal) -> Vec<NetworkOutput> {
-        let fact = Fact::of("query.unreadable", self.version, 0, refusal.to_string());
-        if let Some(known) = self.queries.get_mut(&query) {
-            known.refused = Some(refusal);
-        }
-        vec![Output::Log(fact)]
+        self.give_up(query, "query.unreadable", refusal)
     }
 }
 
-impl Query {
+impl Pooled {
     /// What the authority is asked when both banks picked.
-    pub(super) fn release_ask(
-        &self,
-        ordering: &Signed<Picked>,
-        beneficiary: &Signed<Picked>,
-    ) -> Message {
-        let table = self.table.signed().clone();
-        let (ordering, beneficiary) = (ordering.clone(), beneficiary.clone());
-        let ask = ReleaseAsk { table, ordering, beneficiary };
-        match &self.pooled {
-            None => Message::ReleaseAsk(Box::new(ask)),
-            Some(pooled) => {
-                let reached = pooled.reached.signed().clone();
-                Message::PooledAsk(Box::new(PooledAsk { ask, reached }))
-            }
-        }
+    pub(super) fn ask(&self, ask: ReleaseAsk) -> Message {
+        let reached = self.reached.signed().clone();
+        Message::PooledAsk(Box::new(PooledAsk { ask, reached }))
+    }
+
+    /// The scores of payments whose pairs are open.
+    pub(super) fn scores(&self, counts: &[[i64; 2]]) -> Vec<f64> {
+        let pairs = self.own.iter().zip(counts.iter().zip(&self.rows));
+        let score = |(own, (pair, rows)): (&u64, (&[i64; 2], &[u64; 2]))| {
+            self.rule.score(*own, *pair, *rows) as f64 / ONE as f64
+        };
+        pairs.map(score).collect()
     }
 }
 

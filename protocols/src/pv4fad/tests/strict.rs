@@ -49,7 +49,7 @@ fn strict_with(change: impl FnOnce(&mut Figures)) -> Strict {
     let sigma = sim.job.pooled_sigma(5);
     let rule = PooledRule::new(3, sigma);
     // What the network finds by itself: scores of leaves without banks.
-    let alone = Scores::new(&forest, &totals, &ForestCells::new(&forest), 1 << WEIGHT_BITS);
+    let alone = Scores::new(&forest, &totals, &ForestCells::new(&forest), Prior::new(1, None));
     let own = features.iter().map(|row| alone.of(&forest, row)[0]).collect();
     Strict { sim, forest, features, totals, clear, rule, own }
 }
@@ -349,8 +349,10 @@ fn a_table_that_is_not_the_named_cells_is_refused() {
     let refused = code(strict.refused(&name("authority"), bare));
     assert_eq!(refused, (Code::WrongState, vec![network()]));
     assert_eq!(releases(&strict.sim), 0);
-    // None of this changed anything: the honest request is answered.
+    // None of this changed anything: the honest request is answered. The network, which asked for none
+    // of it, hears of no refusal.
     strict.sim.rejects.clear();
+    strict.sim.queue.clear();
     strict.sim.deliver(&name("authority"), Message::PooledAsk(Box::new(held)));
     strict.sim.run();
     let (class, pool) = (class_of(&strict.sim, &strict.sim.payments[0]), strict.pool(0));

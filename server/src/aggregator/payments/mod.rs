@@ -70,9 +70,13 @@ async fn step(
         .driver
         .step::<OpenSum>(job, move |machine, cx| {
             let from = Peer::Aggregator;
+            let rows = match &message {
+                PaymentsMessage::Close(close) => forward::keep(&job, close),
+                _ => Batch::new(),
+            };
             let event = Event::Message { from, message: Box::new(Message::Payments(message)) };
             let (next, outputs) = machine.handle(cx, event)?;
-            Ok((next, outputs, Batch::new()))
+            Ok((next, outputs, rows))
         })
         .await
 }
