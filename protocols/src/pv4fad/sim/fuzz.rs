@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     AggregatorJob, AuthorityJob, AuthorityWorld, BankJob, BankWorld, Blobs, Context, NetworkJob,
-    NetworkWorld, Sim, World, bank, decode, encode, identity, name, terms, with,
+    NetworkWorld, Sim, World, bank, decode, encode, identity, name, payments, terms, with,
 };
 use crate::pv4fad::forest::{ONE, PooledRule};
 use crate::pv4fad::letters::{Close, Collect, Mail, PaymentsMessage};
@@ -106,7 +106,12 @@ impl Fixture {
             (figures.class_bits, figures.trees, figures.cells, figures.part_rows) = (1, 1, 2, 2);
             figures.strict = strict;
         });
-        let sim = Sim::new(terms, 3, 1);
+        // Every bank is behind a payment.
+        let (ledgers, mut made, cells) = payments(&terms, 3, 1);
+        for (payment, sides) in made.iter_mut().zip([[0, 1], [2, 0], [1, 2]]) {
+            payment.banks = sides.map(bank);
+        }
+        let sim = Sim::with(terms, ledgers, made, cells, 0);
         let (inner, outer) = Default::default();
         let (networks, banks, authorities, aggregators) = Default::default();
         let mut fixture = Self { sim, inner, outer, networks, banks, authorities, aggregators };
