@@ -25,7 +25,7 @@ pub struct Asked {
     /// Its accounts, ordering side first.
     pub accounts: [Account; 2],
     /// Scores by class of the ordering side and of the beneficiary side: (L + 1) x (L + 1). Nothing
-    /// in a strict job, see [`Reaching`].
+    /// in a strict job, see [`Reaching`](super::Reaching).
     pub scores: Vec<f64>,
 }
 
