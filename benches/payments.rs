@@ -16,6 +16,7 @@ use quorate_protocols::pv4fad::network::{Asked, Phase};
 use quorate_protocols::pv4fad::sim::{Sim, identity, terms, with};
 use quorate_protocols::pv4fad::{PART_ROWS, QueryLimits, Terms};
 use quorate_protocols::wire::Name;
+use quorate_protocols::workload::MAX_QUERIED;
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
@@ -217,7 +218,7 @@ fn main() {
         figures.max_rows = rows as u64;
         figures.rows_per_account = u32::MAX;
         figures.queries = QueryLimits {
-            total: u64::MAX,
+            total: MAX_QUERIED,
             per_window: u32::MAX,
             window_ms: 1000,
             per_account: u32::MAX,
