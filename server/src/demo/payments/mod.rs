@@ -15,7 +15,7 @@ use quorate_client::payments::generate::{self, PaymentsSpec};
 use quorate_client::payments::record::read_payments;
 use quorate_client::payments::twin::{DEPTH, TREES};
 use quorate_protocols::wire::Name;
-use quorate_protocols::workload::{PART_ROWS, PvSpec, QueryLimits, Workload};
+use quorate_protocols::workload::{MAX_QUERIED, PART_ROWS, PvSpec, QueryLimits, Workload};
 
 use super::faults::Faults;
 use super::fleet::Fleet;
@@ -198,7 +198,7 @@ fn spec(options: &Options, members: &[Member]) -> PvSpec {
         max_rows: options.rows,
         versions: 1,
         queries: QueryLimits {
-            total: options.rows,
+            total: options.rows.min(MAX_QUERIED),
             per_window: u32::MAX,
             window_ms: 3_600_000,
             per_account: u32::MAX,
