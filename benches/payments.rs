@@ -14,9 +14,8 @@ use quorate_crypto::threshold::elgamal::choice::Ciphers;
 use quorate_protocols::pv4fad::messages::Message;
 use quorate_protocols::pv4fad::network::{Asked, Phase};
 use quorate_protocols::pv4fad::sim::{Sim, identity, terms, with};
-use quorate_protocols::pv4fad::{PART_ROWS, QueryLimits, Terms};
+use quorate_protocols::pv4fad::{MAX_QUERIED, PART_ROWS, QueryLimits, Terms};
 use quorate_protocols::wire::Name;
-use quorate_protocols::workload::MAX_QUERIED;
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 

@@ -325,21 +325,26 @@ impl NetworkJob {
         Some((*hash, at % world.layout.length))
     }
 
-    /// Banks, of either side, of payments that count.
-    fn behind(&self, world: &NetworkWorld<'_>) -> BTreeSet<Name> {
+    /// The payment of a row of a beneficiary's list, if its ordering bank answered for it, too.
+    fn counted(
+        &self,
+        world: &NetworkWorld<'_>,
+        (row, payment): &(RowId, Option<usize>),
+    ) -> Option<usize> {
+        payment.filter(|payment| self.ordering_place(world, *payment, row).is_some())
+    }
+
+    /// How many banks, of either side, have payments that count, as the authority counts them.
+    fn behind(&self, world: &NetworkWorld<'_>) -> u32 {
         let mut behind = BTreeSet::new();
-        for bank in self.present() {
-            if self.is_complete(world, Side::Beneficiary, &bank) {
-                for (row, payment) in world.layout.parts(&bank, Side::Beneficiary) {
-                    let Some(payment) = *payment else { continue };
-                    if self.ordering_place(world, payment, row).is_some() {
-                        let banks = world.payments.get(payment).map(|payment| &payment.banks);
-                        behind.extend(banks.into_iter().flatten().cloned());
-                    }
-                }
+        for bank in self.job.banks.iter().map(|bank| &bank.party) {
+            if self.is_complete(world, Side::Beneficiary, bank) {
+                let rows = world.layout.parts(bank, Side::Beneficiary).iter();
+                let payments = rows.filter_map(|row| world.payments.get(self.counted(world, row)?));
+                behind.extend(payments.flat_map(|payment| &payment.banks));
             }
         }
-        behind
+        u32::try_from(behind.len()).unwrap_or(u32::MAX)
     }
 
     /// Puts evidence together and adds up, part by part; after the last has the assignment logged.
@@ -352,8 +357,8 @@ impl NetworkJob {
             return Ok(Vec::new());
         }
         // Before the one assignment of this version is logged: the authority would not sum it.
-        let behind = u32::try_from(self.behind(world).len()).unwrap_or(u32::MAX);
-        if self.assigned == 0 && !holds(Check::Floor, behind >= self.job.floor()) {
+        let enough = self.assigned > 0 || self.behind(world) >= self.job.floor();
+        if !holds(Check::Floor, enough) {
             let why = "fewer banks than r_min have payments that count";
             return Ok(self.fail(Refusal::new(Code::SetTooSmall, why)));
         }
@@ -409,12 +414,8 @@ impl NetworkJob {
     pub(super) fn cells(&self, world: &NetworkWorld<'_>, bank: &Name, part: u16) -> Vec<u16> {
         let slots = world.layout.part(bank, Side::Beneficiary, part);
         let mut cells = Vec::with_capacity(slots.len().saturating_mul(usize::from(self.job.trees)));
-        let counted: Vec<Option<usize>> = slots
-            .iter()
-            .map(|(row, payment)| {
-                payment.filter(|payment| self.ordering_place(world, *payment, row).is_some())
-            })
-            .collect();
+        let counted: Vec<Option<usize>> =
+            slots.iter().map(|row| self.counted(world, row)).collect();
         for tree in &world.layout.trees {
             let random = world.layout.cells.get(usize::from(*tree)).map_or(&[][..], Vec::as_slice);
             cells.extend(counted.iter().map(|payment| {
